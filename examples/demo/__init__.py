@@ -1,0 +1,1 @@
+"""What the bundled demo model is made of: drawings, tokenizer, training, and a reader of attributes."""

@@ -1,0 +1,147 @@
+"""Trains the demo model's UNet and text encoder on latents of drawn characters.
+
+Three kinds of batch, because self-attention learns to look at another figure only where pictures give it a reason:
+
+- *single*: one figure, its caption;
+- *strip*: several views of one character side by side in one wide or tall picture, as on a comic page;
+- *group*: views of one character in separate pictures whose self-attention sees the others' tokens as well (one picture
+  whose gutters no convolution crosses). This resembles what a reference does at run time; the model card says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.nn import functional as F
+
+from .characters import Character, caption, strip_caption
+from .schedule import Budget, load_checkpoint, save_checkpoint
+
+log = logging.getLogger(__name__)
+
+KINDS = {"single": 0.3, "strip": 0.3, "group": 0.4}
+PICTURES = 16  # figures in one batch, whatever its kind
+DROPOUT = 0.12  # share of captions left out, for classifier-free guidance
+DECAY = 0.9990  # of the averaged weights
+
+
+class GroupAttention:
+    """Self-attention of each picture over the tokens of all pictures of its group, in the order of the batch."""
+
+    def __init__(self) -> None:
+        self.size = 1
+        self._plain = AttnProcessor2_0()
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
+        if encoder_hidden_states is None and self.size > 1:
+            batch, tokens, width = hidden_states.shape
+            together = hidden_states.view(batch // self.size, self.size * tokens, width)
+            encoder_hidden_states = together.repeat_interleave(self.size, dim=0)
+        return self._plain(attn, hidden_states, encoder_hidden_states, **kwargs)
+
+
+class LatentData:
+    """Latents ``[characters, views, 4, 16, 16]`` with their captions, served as batches of the three kinds."""
+
+    def __init__(self, latents: torch.Tensor, views: list[list[Character]], seed: int) -> None:
+        self.latents, self.views, self.rng = latents, views, random.Random(seed)
+
+    def batch(self, kind: str) -> tuple[torch.Tensor, list[str], int]:
+        """Latents, one caption a picture, and the size of the groups that share self-attention."""
+        rng, size = self.rng, (1 if kind == "single" else 2)
+        who = [rng.randrange(len(self.views)) for _ in range(PICTURES // size)]
+        chosen = [(i, j) for i in who for j in rng.sample(range(len(self.views[0])), size)]
+        latents = torch.stack([self.latents[i, j] for i, j in chosen])
+        if kind == "strip":
+            pairs = latents.view(-1, 2, *latents.shape[1:])
+            along = 3 if rng.random() < 0.7 else 2  # side by side, or one above the other
+            latents = torch.cat([pairs[:, 0], pairs[:, 1]], dim=along)
+            return latents, [self._maybe(strip_caption(self.views[i][0])) for i in who], 1
+        dropped = [rng.random() < DROPOUT for _ in who]
+        captions = [caption(self.views[i][j], rng) for i, j in chosen]
+        return latents, ["" if dropped[n // size] else text for n, text in enumerate(captions)], size
+
+    def _maybe(self, text: str) -> str:
+        return "" if self.rng.random() < DROPOUT else text
+
+
+def train_diffusion(pipeline, data: LatentData, seconds: float, checkpoint: Path, seed: int) -> None:
+    """Trains ``pipeline``'s UNet and text encoder in place; they end as the averaged weights (EMA).
+
+    v-prediction on a uniformly drawn timestep, mean squared error; bfloat16 autocast on the forward pass.
+    """
+    torch.manual_seed(seed)
+    unet, text = pipeline.unet.train(), pipeline.text_encoder.train()
+    attention = _install(unet)
+    weights = [*unet.parameters(), *text.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    budget, step = Budget(seconds, peak=1.2e-3), 0
+    average = {"unet": copy.deepcopy(unet.state_dict()), "text": copy.deepcopy(text.state_dict())}
+    if state := load_checkpoint(checkpoint):
+        unet.load_state_dict(state["unet"])
+        text.load_state_dict(state["text"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step = state["average"], state["step"]
+        budget.resume(state["spent"])
+        data.rng.seed(seed + step)
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    mean, saved = dict.fromkeys(KINDS, 0.0), budget.spent
+    while not budget.over:
+        for group in optimizer.param_groups:
+            group["lr"] = budget.learning_rate()
+        kind = data.rng.choices(list(KINDS), list(KINDS.values()))[0]
+        latents, captions, attention.size = data.batch(kind)
+        loss = _loss(unet, text, pipeline.tokenizer, schedule, latents, captions, attention.size)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        step += 1
+        _blend(average["unet"], unet.state_dict(), min(DECAY, step / (step + 10)))
+        _blend(average["text"], text.state_dict(), min(DECAY, step / (step + 10)))
+        mean[kind] += (loss.item() - mean[kind]) * 0.02 if mean[kind] else loss.item()
+        if step % 100 == 0:
+            log.info("diffusion step %d, %.0f s: %s", step, budget.spent,
+                     ", ".join(f"{name} {value:.4f}" for name, value in mean.items()))
+        if budget.spent - saved > 180 or budget.over:
+            saved = budget.spent
+            save_checkpoint(checkpoint, unet=unet.state_dict(), text=text.state_dict(), average=average,
+                            optimizer=optimizer.state_dict(), spent=budget.spent, step=step)
+    unet.load_state_dict(average["unet"])
+    text.load_state_dict(average["text"])
+    unet.set_attn_processor(AttnProcessor2_0())
+    unet.eval(), text.eval()
+
+
+def _install(unet: UNet2DConditionModel) -> GroupAttention:
+    shared = GroupAttention()
+    plain = AttnProcessor2_0()
+    unet.set_attn_processor({name: shared if ".attn1." in name else plain for name in unet.attn_processors})
+    return shared
+
+
+def _loss(unet, text, tokenizer, schedule, latents, captions, group: int) -> torch.Tensor:
+    unique = sorted(set(captions))
+    ids = tokenizer(unique, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    rows = torch.tensor([unique.index(caption) for caption in captions])
+    # Pictures of one group are denoised together, as a reference and its target are: at one noise level.
+    steps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents) // group,)).repeat_interleave(group)
+    noise = torch.randn_like(latents)
+    target = schedule.get_velocity(latents, noise, steps)
+    with torch.autocast("cpu", torch.bfloat16):
+        condition = text(ids)[0][rows]
+        predicted = unet(schedule.add_noise(latents, noise, steps), steps, condition).sample
+    return F.mse_loss(predicted.float(), target)
+
+
+@torch.no_grad()
+def _blend(average: dict, current: dict, decay: float) -> None:
+    for name, value in current.items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)

@@ -1,0 +1,32 @@
+"""Ways of being called at a site, one module for each family of hosts, chosen by what a host can do."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ..errors import RefDropError
+from ..session import Session
+from ..sites import Lineage
+from .diffusers import DiffusersAdapter
+
+
+class Attachment(Protocol):
+    """A session in place. ``detach`` leaves the model as it was found; more than once does no harm."""
+
+    def detach(self) -> None: ...
+
+
+class Adapter(Protocol):
+    """How one family of hosts is reached from its processing object ``p``."""
+
+    def lineage(self, p: Any) -> Lineage: ...
+
+    def attach(self, p: Any, session: Session) -> Attachment: ...
+
+
+def find_adapter(p: Any) -> Adapter:
+    """The adapter for the host that made ``p``. Raises :class:`RefDropError` for one that none can reach."""
+    if DiffusersAdapter.fits(p):
+        return DiffusersAdapter()
+    raise RefDropError("RefDrop cannot reach the self-attention of this model here (it needs a Stable Diffusion 1.x, 2.x or "
+                       "XL UNet); the image is made without it.")

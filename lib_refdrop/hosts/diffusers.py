@@ -1,0 +1,142 @@
+"""The adapter for diffusers' UNets: SD1.5, SD2 and SDXL shaped, whatever attention processors they run.
+
+A hook on every ``attn1`` module takes the output of the processor that is there (SDPA, sliced, xformers, LoRA…) as the
+plain half. Nothing is replaced, so there is nothing to put back but the hooks themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..rfg import attention
+from ..session import Session
+from ..sites import Lineage, Site, SiteShape
+
+_NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
+
+
+def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
+    """Every self-attention layer by its site.
+
+    diffusers counts blocks by level; the original layout counts resnets, with a convolution as input block 0 and one
+    after each level of the way down.
+    """
+    found = {}
+    for name, module in unet.named_modules():
+        if match := _NAME.fullmatch(name):
+            way, level, within, index = match.group(1), *(int(part or 0) for part in match.groups()[1:])
+            before = sum(_resnets(unet, way, earlier) for earlier in range(level))
+            if way == "down":
+                site = Site("input", 1 + before + level + within, index)
+            elif way == "up":
+                site = Site("output", before + within, index)
+            else:
+                site = Site("middle", 0, index)
+            found[site] = module
+    return found
+
+
+def lineage_of(unet: nn.Module) -> Lineage:
+    """The lineage of a UNet; without sites for a model that is no such UNet."""
+    return Lineage({site: SiteShape(layer.heads, layer.to_k.out_features) for site, layer in self_attentions(unet).items()})
+
+
+class SigmaClock:
+    """Noise level of a timestep: ``σ = √((1 − ᾱ)/ᾱ)`` (Karras et al. 2022), between steps by interpolation in log σ."""
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        alphas = alphas_cumprod.double().cpu().clamp(1e-8, 1 - 1e-8)
+        self._logs = (((1 - alphas) / alphas).log() / 2).tolist()
+
+    def __call__(self, timestep: float) -> float:
+        at = min(max(timestep, 0.0), len(self._logs) - 1.0)
+        low = min(int(at), len(self._logs) - 2)
+        return math.exp(self._logs[low] + (at - low) * (self._logs[low + 1] - self._logs[low]))
+
+
+@contextmanager
+def guide(unet: nn.Module, session: Session, rows: Callable[[int], Sequence[str]], alphas_cumprod: Tensor) -> Iterator[None]:
+    """Lets ``session`` record or guide while the block runs; afterwards, or after an exception, the UNet is as it was.
+
+    ``rows(batch)`` names the branch of each row of a UNet batch; ``alphas_cumprod`` is the scheduler's.
+    """
+    clock = SigmaClock(alphas_cumprod)
+
+    def before_call(module, args, kwargs):
+        sample = args[0] if args else kwargs["sample"]
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        step = timestep.flatten()[0].item() if isinstance(timestep, Tensor) else timestep
+        session.begin_call(clock(float(step)), rows(sample.shape[0]))
+
+    handles = [unet.register_forward_pre_hook(before_call, with_kwargs=True)]
+    try:
+        handles += [layer.register_forward_hook(_at(session, site), with_kwargs=True)
+                    for site, layer in self_attentions(unet).items()]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class DiffusersAdapter:
+    """Reaches the pipeline of a processing object: ``p.sd_model.unet``, with the branches named by ``p.branch_rows``."""
+
+    @staticmethod
+    def fits(p: Any) -> bool:
+        unet = getattr(getattr(p, "sd_model", None), "unet", None)
+        return callable(getattr(p, "branch_rows", None)) and isinstance(unet, nn.Module) and bool(self_attentions(unet))
+
+    def lineage(self, p: Any) -> Lineage:
+        return lineage_of(p.sd_model.unet)
+
+    def attach(self, p: Any, session: Session) -> DiffusersAttachment:
+        stack = ExitStack()
+        stack.enter_context(guide(p.sd_model.unet, session, p.branch_rows, p.sd_model.scheduler.alphas_cumprod))
+        return DiffusersAttachment(stack)
+
+
+class DiffusersAttachment:
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def detach(self) -> None:
+        self._stack.close()
+
+
+def _at(session: Session, site: Site):
+    def after_layer(layer, args, kwargs, own):
+        context = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
+        if context is not None:  # attention over something else: not self-attention
+            return own
+        return session.at(site, own, _Layer(layer, args[0] if args else kwargs["hidden_states"]))
+
+    return after_layer
+
+
+class _Layer:
+    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.session.SiteInput`."""
+
+    def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
+        self._layer, self._hidden, self._queries = layer, hidden, None
+
+    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
+        hidden = self._hidden[row:row + 1]
+        return self._layer.to_k(hidden)[0], self._layer.to_v(hidden)[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor) -> Tensor:
+        # The layer's own output has passed to_out, which is affine: blending after it equals blending before it.
+        if self._queries is None:
+            self._queries = self._layer.to_q(self._hidden)
+        out = attention(self._queries[rows], k[None], v[None], self._layer.heads)
+        return self._layer.to_out[0](out) / self._layer.rescale_output_factor
+
+
+def _resnets(unet: nn.Module, way: str, level: int) -> int:
+    return len((unet.down_blocks if way == "down" else unet.up_blocks)[level].resnets)

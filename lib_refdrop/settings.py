@@ -1,0 +1,158 @@
+"""Every setting in one place: panel, API order, infotext, XYZ axes and validation read this dataclass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import SettingsError
+from .sites import SECTIONS
+
+SCRIPT_NAME = "RefDrop"
+
+
+@dataclass(frozen=True)
+class Control:
+    """How a setting is shown, checked and written into an image's parameters."""
+
+    label: str
+    help: str
+    choices: tuple[str, ...] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    infotext: str | None = None
+    tier: str = "important"
+
+
+def _setting(default, label: str, help: str, **control):
+    return field(default=default, metadata={"ui": Control(label, help, **control)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Field order is the order of the API's arguments; the first nine are the older extension's and stay."""
+
+    enabled: bool = _setting(False, "Enabled", "Off leaves every image exactly as it would be without RefDrop.")
+    rfg: float = _setting(
+        0.3, "RFG coefficient", "How much the reference guides: 0.2 to 0.4 for consistency, −0.3 for diversity, 0 for "
+        "none.", minimum=-1.0, maximum=1.0, step=0.05, infotext="RefDrop RFG")
+    mode: str = _setting("Use", "Mode", "Save keeps this generation as a reference; Use is guided by one.",
+                         choices=("Save", "Use"), infotext="RefDrop mode")
+    enabled_hr: bool = _setting(False, "Enabled for hires. fix", "Save and use the second pass as well.",
+                                infotext="RefDrop hires", tier="advanced")
+    store: str = _setting("Disk", "Keep in", "RAM forgets when the program ends; Disk is one file a reference.",
+                          choices=("RAM", "Disk"), infotext="RefDrop store")
+    save_percent: float = _setting(100.0, "Save percentage", "How much of the schedule to keep, from its noisy start.",
+                                   minimum=0.0, maximum=100.0, step=1.0, infotext="RefDrop save percentage",
+                                   tier="advanced")
+    layer_input: bool = _setting(True, "Input layers", "Save or use the down-sampling half.",
+                                 infotext="RefDrop input layers", tier="advanced")
+    layer_middle: bool = _setting(True, "Middle layer", "Save or use the middle block.",
+                                  infotext="RefDrop middle layer", tier="advanced")
+    layer_output: bool = _setting(True, "Output layers", "Save or use the up-sampling half.",
+                                  infotext="RefDrop output layers", tier="advanced")
+    reference: str = _setting("", "Reference", "Save: the name to give, made from the prompt and seed if empty. Use: "
+                              "which one, the newest if empty.", infotext="RefDrop reference")
+    replace: bool = _setting(False, "Replace", "Save over a reference of the same name; otherwise a new name is found.",
+                             tier="advanced")
+    on_problem: str = _setting("Stop", "If it cannot guide", "Stop the run, or continue it without guidance; the "
+                               "reason is shown either way.", choices=("Stop", "Continue"), tier="advanced")
+
+    @classmethod
+    def controls(cls) -> list[tuple[str, Any, Control]]:
+        """Name, default and :class:`Control` of every setting, in API order."""
+        return [(setting.name, setting.default, setting.metadata["ui"]) for setting in fields(cls)]
+
+    @classmethod
+    def from_args(cls, args: Sequence[Any]) -> Settings:
+        """Checked settings from a script's argument list.
+
+        A short list leaves the rest at their defaults; further arguments are ignored, as web UIs do; one dict in the
+        first place names settings instead of counting them. Raises :class:`SettingsError` with one sentence.
+        """
+        if args and isinstance(args[0], Mapping):
+            named = dict(args[0])
+            unknown = sorted(set(named) - {setting.name for setting in fields(cls)})
+            if unknown:
+                known = ", ".join(setting.name for setting in fields(cls))
+                raise SettingsError(f"RefDrop has no setting named {unknown[0]!r}; it has: {known}.")
+        else:
+            named = {setting.name: value for setting, value in zip(fields(cls), args)}
+        controls = cls.controls()
+        if not _check(named.get("enabled", False), *controls[0][1:]):
+            return cls()  # off: whatever the other values are, they are not used
+        settings = cls(**{name: _check(named.get(name, default), default, control) for name, default, control in controls})
+        settings._check_together()
+        return settings
+
+    def _check_together(self) -> None:
+        if not self.sections:
+            raise SettingsError("All RefDrop layers are off; switch on input, middle or output layers.")
+        if self.mode == "Save" and self.save_percent == 0:
+            raise SettingsError("Save percentage is 0, so nothing would be kept; choose more than 0.")
+        check_name(self.reference)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The sections switched on, of input, middle and output."""
+        on = (self.layer_input, self.layer_middle, self.layer_output)
+        return tuple(section for section, chosen in zip(SECTIONS, on) if chosen)
+
+    def infotext(self, used: str) -> dict[str, Any]:
+        """Parameters to write into an image that was guided by, or saved as, reference ``used``.
+
+        What matters always stands there; the rest only where it differs from its default.
+        """
+        texts: dict[str, Any] = {}
+        for name, default, control in self.controls():
+            value = used if name == "reference" else getattr(self, name)
+            if control.infotext and (control.tier == "important" or value != default):
+                texts[control.infotext] = value
+        if self.mode == "Save":
+            texts.pop("RefDrop RFG")
+        return texts
+
+
+def check_name(name: str) -> None:
+    """A reference's name is its file's name on every system. Raises :class:`SettingsError`."""
+    reserved = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+    bad = set('<>:"/\\|?*') & set(name) or any(ord(letter) < 32 for letter in name)
+    if bad or name != name.strip(" .") or len(name.encode()) > 120 or name.lower().split(".")[0] in reserved:
+        raise SettingsError(f"{name[:130]!r} cannot be a reference's name; use letters, digits, spaces, - and _, at most "
+                            "120 bytes.")
+
+
+def _check(value: Any, default: Any, control: Control) -> Any:
+    if isinstance(default, bool):
+        if isinstance(value, (bool, int)) and value in (0, 1):
+            return bool(value)
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        raise SettingsError(f"{control.label} must be true or false, not {value!r}.")
+    if isinstance(default, float):
+        return _check_number(value, control)
+    text = "" if value is None else value
+    if not isinstance(text, str):
+        raise SettingsError(f"{control.label} must be text, not {value!r}.")
+    if control.choices is None:
+        return text
+    for choice in control.choices:
+        if choice.lower() == text.strip().lower():
+            return choice
+    raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {value!r}.")
+
+
+def _check_number(value: Any, control: Control) -> float:
+    sentence = f"{control.label} must be a number from {control.minimum:g} to {control.maximum:g}, not {value!r}."
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise SettingsError(sentence)
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise SettingsError(sentence) from None
+    if not math.isfinite(number) or not control.minimum <= number <= control.maximum:
+        raise SettingsError(sentence)
+    return number

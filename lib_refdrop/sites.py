@@ -1,0 +1,68 @@
+"""Where a reference acts: self-attention layers, branches of guidance, and the lineage of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+COND, UNCOND = "cond", "uncond"
+BRANCHES = (COND, UNCOND)
+SECTIONS = ("input", "middle", "output")
+
+
+def other_branch(branch: str) -> str:
+    return UNCOND if branch == COND else COND
+
+
+class Site(NamedTuple):
+    """One self-attention layer, named alike in every host: ``("output", 4, 1)`` is the second transformer block of
+    ``output_blocks.4`` in the original layout. The middle block has number 0."""
+
+    section: str
+    block: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.section}.{self.block}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        """The inverse of ``str``. Raises ValueError for anything else."""
+        section, block, index = text.split(".")
+        if section not in SECTIONS:
+            raise ValueError(f"no such section: {section}")
+        return cls(section, int(block), int(index))
+
+
+class SiteShape(NamedTuple):
+    heads: int
+    width: int  # heads × head size: the last dimension of K and V
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What decides whether features fit a model: its sites with their heads and widths."""
+
+    sites: Mapping[Site, SiteShape]
+
+    @property
+    def signature(self) -> str:
+        """16 hexadecimal digits; equal exactly when sites, heads and widths are."""
+        text = ";".join(f"{site}:{shape.heads}x{shape.width}" for site, shape in sorted(self.sites.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def family(self) -> str:
+        """The name people know: SD1.5, SD2, SDXL, or the count of sites where it is none of them."""
+        widths = {shape.width for shape in self.sites.values()}
+        if len(self.sites) == 70 and widths == {640, 1280}:
+            return "SDXL"
+        if len(self.sites) == 16 and widths == {320, 640, 1280}:
+            return "SD1.5" if {shape.heads for shape in self.sites.values()} == {8} else "SD2"
+        return f"a model with {len(self.sites)} self-attention layers"
+
+    def chosen(self, sections: tuple[str, ...]) -> list[Site]:
+        """The sites in the given sections, in a fixed order."""
+        return sorted(site for site in self.sites if site.section in sections)
