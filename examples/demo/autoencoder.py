@@ -77,4 +77,4 @@ def _loss(model: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, floa
     error = F.mse_loss(drawn, batch)
     edges = sum((drawn.diff(dim=d) - batch.diff(dim=d)).abs().mean() for d in (2, 3))
     divergence = posterior.kl().mean() * (128 * 128) / (batch.shape[2] * batch.shape[3])
-    return F.l1_loss(drawn, batch) + 0.5 * error + 0.5 * edges + 3e-6 * divergence, error.item()
+    return F.l1_loss(drawn, batch) + 0.5 * error + 0.5 * edges + 2e-7 * divergence, error.item()

@@ -58,17 +58,19 @@ def read_reference(path: Path, name: str) -> Reference:
 
 
 class _LazyTensors(Mapping[str, Tensor]):
-    """The tensors of a file, each read when asked for."""
+    """The tensors of a file, each read when asked for. The file is opened once: its header is long."""
 
     def __init__(self, path: Path, name: str, names: list[str]) -> None:
         self._path, self._name, self._names = path, name, dict.fromkeys(names)
+        self._file = None
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self._names:
             raise KeyError(key)
         try:
-            with safe_open(self._path, framework="pt") as file:
-                return file.get_tensor(key)
+            if self._file is None:
+                self._file = safe_open(self._path, framework="pt")
+            return self._file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise _damaged(self._name, str(error)) from error
 

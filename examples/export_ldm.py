@@ -1,0 +1,48 @@
+"""Writes the demo model as a single-file checkpoint for AUTOMATIC1111, with the config it wants beside it.
+
+    python examples/export_ldm.py --out models/Stable-diffusion
+
+Tokenizer and text encoder are read by the web UI from a folder written beside the checkpoint; nothing is downloaded.
+Forge and reForge refuse models this small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+
+from demo.ldm_layout import config, single_file
+
+
+def export(model: Path, out: Path, name: str = "refdrop-demo") -> Path:
+    """Writes ``name.safetensors``, ``name.yaml`` and the folder ``name-text`` into ``out``; returns the checkpoint."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None,
+                                                       local_files_only=True)
+    out.mkdir(parents=True, exist_ok=True)
+    text = out / f"{name}-text"
+    pipeline.tokenizer.save_pretrained(text)
+    pipeline.text_encoder.save_pretrained(text)
+    for file in ("vocab.json", "merges.txt"):
+        (text / file).write_bytes((model / "tokenizer" / file).read_bytes())
+    checkpoint = out / f"{name}.safetensors"
+    save_file(single_file(pipeline), checkpoint, metadata={"format": "pt"})
+    # JSON is YAML: no further library is needed to write the config.
+    (out / f"{name}.yaml").write_text(json.dumps(config(pipeline, str(text.resolve())), indent=2), encoding="utf-8")
+    return checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path(__file__).parent / "demo-model")
+    parser.add_argument("--out", type=Path, required=True, help="the web UI's folder of checkpoints")
+    args = parser.parse_args()
+    print(f"wrote {export(args.model, args.out)}")
+
+
+if __name__ == "__main__":
+    main()
