@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 def test_the_same_seed_gives_the_same_pairs_today_and_tomorrow():
     assert make_pairs(7, 40) == make_pairs(7, 40)
-    assert make_pairs(7, 1) == [Pair(Order("pirate", "up", "sand", 1), Order("pirate", "down", "snow", 2))] or True
+    first = Pair(Order("king", "up", "sand", 1498401239), Order("king", "wide", "snow", 340551353))
+    assert make_pairs(7, 1) == [first]  # reports of different machines and versions are about the same pairs
     assert make_pairs(7, 40) != make_pairs(8, 40)
 
 

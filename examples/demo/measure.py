@@ -1,0 +1,85 @@
+"""How alike, how obedient and how varied pictures are, from the words read off them. 95 % intervals by bootstrap.
+
+*Agreement* of a target with its reference is the share of *unnamed* attributes (those the prompt leaves to the seed) that
+have the reference's word. *Prompt adherence* is the share of *named* attributes that have the prompt's word. *Diversity* is
+taken among the targets of one kind: the share of unnamed attributes in which two of them differ, averaged over all such
+twos of all kinds; 0 where they are all the same, and (1 − 1/words) on average where every word is equally likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .characters import NAMED, STEREOTYPES, UNNAMED
+
+Words = dict[str, str]
+RESAMPLES = 2000
+
+
+class Measured(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def agreement_matrix(references: Sequence[Words], targets: Sequence[Words]) -> np.ndarray:
+    """``[pairs, unnamed attributes]`` of 0 and 1: where the target has its reference's word."""
+    return np.array([[float(one[name] == other[name]) for name in UNNAMED] for one, other in zip(references, targets)])
+
+
+def adherence_matrix(wanted: Sequence[Words], targets: Sequence[Words]) -> np.ndarray:
+    """``[pairs, named attributes]`` of 0 and 1: where the target has the prompt's word."""
+    return np.array([[float(one[name] == other[name]) for name in NAMED] for one, other in zip(wanted, targets)])
+
+
+def difference_matrix(targets: Sequence[Words], kinds: Sequence[str]) -> np.ndarray:
+    """``[pairs, pairs]``: the share of unnamed attributes in which two targets differ; NaN unless of one kind.
+
+    NaN on the diagonal too, so that a target drawn twice by the bootstrap is not compared with itself.
+    """
+    count = len(targets)
+    matrix = np.full((count, count), np.nan)
+    for i in range(count):
+        for j in range(count):
+            if i != j and kinds[i] == kinds[j]:
+                matrix[i, j] = np.mean([targets[i][name] != targets[j][name] for name in UNNAMED])
+    return matrix
+
+
+def stereotype_share(targets: Sequence[Words], kinds: Sequence[str]) -> float:
+    """Share of the attributes that are drawn skewed for a kind which have the stereotype's word."""
+    return float(np.mean([target[name] == word for target, kind in zip(targets, kinds)
+                          for name, word in STEREOTYPES[kind].items()]))
+
+
+def by_attribute(matrix: np.ndarray) -> dict[str, float]:
+    """The mean of every column of an agreement matrix, by the attribute's name."""
+    return {name: float(value) for name, value in zip(UNNAMED, matrix.mean(axis=0))}
+
+
+def mean_of_rows(matrix: np.ndarray, seed: int = 0) -> Measured:
+    """The mean of a ``[pairs, attributes]`` matrix; whole pairs are resampled, their attributes belong together."""
+    return bootstrap(len(matrix), lambda rows: float(matrix[rows].mean()), seed)
+
+
+def mean_of_twos(matrix: np.ndarray, seed: int = 0) -> Measured:
+    """The mean of a difference matrix's numbers; NaN where no two targets are of one kind."""
+    def value(rows: np.ndarray) -> float:
+        chosen = matrix[np.ix_(rows, rows)]
+        there = ~np.isnan(chosen)
+        return float(chosen[there].mean()) if there.any() else float("nan")
+    return bootstrap(len(matrix), value, seed)
+
+
+def bootstrap(count: int, value: Callable[[np.ndarray], float], seed: int = 0) -> Measured:
+    """``value`` of all rows, and the 2.5 and 97.5 percentiles of it over :data:`RESAMPLES` resamples of rows."""
+    rng = np.random.default_rng(seed)
+    resampled = np.array([value(rng.integers(0, count, count)) for _ in range(RESAMPLES)])
+    resampled = resampled[~np.isnan(resampled)]
+    low, high = np.percentile(resampled, (2.5, 97.5)) if len(resampled) else (float("nan"),) * 2
+    return Measured(value(np.arange(count)), float(low), float(high))

@@ -1,0 +1,128 @@
+"""Measures what RefDrop does on the bundled model, over many pairs of a reference and a target.
+
+    python examples/evaluate.py --seed 7 --pairs 32 --coefficients=-0.3,0,0.1,0.2,0.3,0.4,0.5,0.6 --out DIR
+
+Prompts and seeds follow from --seed alone. Writes DIR/report.json, the curve over the coefficients DIR/curve.png and a sample
+of the pictures DIR/grid.png. With --url the same requests go to a web UI that has RefDrop and this model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "examples" / "demo-model"
+COEFFICIENTS = (-0.3, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+OWN_SEED_PAIRS = 4  # references that are checked to reproduce themselves
+COLUMNS = 8  # of the grid
+
+
+def coefficients(text: str) -> list[float]:
+    """Rising, each once. Raises argparse's error for what is not a number in [-1, 1]."""
+    try:
+        numbers = sorted({float(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like -0.3,0,0.3") from None
+    if not numbers or not all(math.isfinite(c) and -1 <= c <= 1 for c in numbers):
+        raise argparse.ArgumentTypeError(f"coefficients lie between -1 and 1, not {text!r}")
+    return [c + 0.0 for c in numbers]  # -0 is 0
+
+
+def count(text: str) -> int:
+    if not text.isdigit() or not 2 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pairs from 2 to 10000")
+    return int(text)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seed", type=int, default=1, help="all prompts and seeds follow from it (default: %(default)s)")
+    parser.add_argument("--pairs", type=count, default=32, help="pairs of a reference and a target (default: %(default)s)")
+    parser.add_argument("--coefficients", type=coefficients, default=list(COEFFICIENTS), metavar="C,C,...",
+                        help="RFG coefficients of the curve (default: " + ",".join(f"{c:g}" for c in COEFFICIENTS) + ")")
+    parser.add_argument("--out", type=Path, default=Path("refdrop-evaluation"), help="folder (default: %(default)s)")
+    parser.add_argument("--url", help="a web UI's address, e.g. http://127.0.0.1:7860, instead of the playground")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    environment.enter()
+    from demo.setup import Problem, prepare, problems_are_sentences
+    try:
+        prepare(ROOT, MODEL, options.out)
+        with problems_are_sentences():
+            return evaluate(options)
+    except Problem as problem:
+        print(f"\n{problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    start = time.monotonic()
+    from demo.client import HttpClient, LocalClient, Recipe
+    from demo.experiment import Experiment, off_identical
+    from demo.pairs import make_pairs
+    from demo.reader import Reader
+    from demo.report import CONSISTENT, DIVERSE, Judge, kept, promises, table, write
+    from demo.setup import Ticker
+
+    pairs, recipe, references = make_pairs(options.seed, options.pairs), Recipe(), options.out / "references"
+    reader = Reader.load(MODEL)
+    client = HttpClient(options.url) if options.url else LocalClient(MODEL, references)
+    needed = sorted({*options.coefficients, CONSISTENT, DIVERSE})
+    with Ticker() as ticker:
+        results = Experiment(client, recipe, "evaluation", ticker.show).run(pairs, needed, OWN_SEED_PAIRS)
+        off = None  # a web UI elsewhere cannot be asked without its extension
+        if not options.url:
+            ticker.show("comparing with a playground that has no RefDrop")
+            bare = LocalClient(MODEL, references, extension=False)
+            off = off_identical(client, bare, [pair.target for pair in pairs[:2]], recipe)
+    judge = Judge(results, reader)
+    curve = [entry for entry in judge.curve() if entry["c"] in options.coefficients]
+    report = {**judge.report(off), "seed": options.seed, "recipe": vars(recipe), "zero_identical": results.zero_identical,
+              "curve": curve, "total_seconds": round(time.monotonic() - start, 1)}
+    write(report, options.out / "report.json")
+    _draw(results, curve, options)
+    print("\n" + table(report) + "\n\n" + _curve_table(curve) + "\n\n" + kept(report) + "\n" + promises(report))
+    print(f"\n{len(pairs)} pairs in {report['total_seconds']:.0f} s; see report.json, curve.png and grid.png in {options.out}.")
+    return 0
+
+
+def _draw(results, curve: list[dict], options: argparse.Namespace) -> None:
+    from demo.figures import Line, curve as draw_curve, grid
+    lines = [Line(name, [entry[key] for entry in curve], [entry["intervals"][key] for entry in curve])
+             for name, key in (("agreement (unnamed attributes)", "agreement"), ("prompt adherence", "prompt_adherence"),
+                               ("diversity", "diversity")) if all(math.isfinite(entry[key]) for entry in curve)]
+    title = f"{len(results.pairs)} pairs of seed {options.seed}, 95 % intervals"
+    draw_curve(options.coefficients, lines, title, "RFG coefficient c").save(options.out / "curve.png")
+    rows = {"reference": results.references, "plain": results.plain,
+            **{f"c = {c:+g}": results.guided[c] for c in options.coefficients if c}}
+    captions = {"reference": [pair.reference.prompt for pair in results.pairs],
+                "plain": [pair.target.prompt for pair in results.pairs]}
+    grid({name: images[:COLUMNS] for name, images in rows.items()}, captions, cell=128).save(options.out / "grid.png")
+
+
+def _curve_table(curve: list[dict]) -> str:
+    lines = [f"{'c':>5}  {'agreement':22}{'adherence':22}{'diversity':22}closed"]
+    for entry in curve:
+        cells = []
+        for key in ("agreement", "prompt_adherence", "diversity"):
+            low, high = entry["intervals"][key]
+            cells.append(f"{entry[key]:.3f} ({low:.3f}-{high:.3f})" if math.isfinite(entry[key]) else "")
+        closed = "" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
+        lines.append(f"{entry['c']:+5.2f}  " + "".join(f"{cell:22}" for cell in cells) + closed)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""Always-on scripts: their base class, how they are loaded, and how their hooks are called.
+
+Hooks, their order and their arguments are those of AUTOMATIC1111's web UI 1.10.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+AlwaysVisible = object()
+
+_HOOKS = ("before_process", "process", "before_process_batch", "process_batch", "process_before_every_sampling",
+          "postprocess_batch", "postprocess_image", "postprocess")
+_basedir: list[Path] = []
+
+
+class PostprocessImageArgs:
+    """One finished picture on its way out; a script may put another in its place."""
+
+    def __init__(self, image, index: int) -> None:
+        self.image, self.index = image, index
+
+
+class Script:
+    """Base class of scripts. ``args_from`` and ``args_to`` are its share of ``p.script_args``."""
+
+    name: str = ""
+    args_from: int = 0
+    args_to: int = 0
+    filename: str = ""
+    alwayson = False
+    is_txt2img = True
+    is_img2img = False
+    infotext_fields: list | None = None
+    paste_field_names: list | None = None
+
+    def title(self) -> str:
+        raise NotImplementedError
+
+    def show(self, is_img2img: bool):
+        return True
+
+    def ui(self, is_img2img: bool) -> list | None:
+        return None
+
+    def elem_id(self, item_id: str) -> str:
+        tab = "img2img" if self.is_img2img else "txt2img"
+        title = "".join(letter for letter in self.title().lower().replace(" ", "_") if letter.isalnum() or letter == "_")
+        return f"script_{tab}_{title}_{item_id}"
+
+    def before_process(self, p, *args) -> None: ...
+
+    def process(self, p, *args) -> None: ...
+
+    def before_process_batch(self, p, *args, **kwargs) -> None: ...
+
+    def process_batch(self, p, *args, **kwargs) -> None: ...
+
+    def process_before_every_sampling(self, p, *args, **kwargs) -> None: ...
+
+    def postprocess_batch(self, p, *args, **kwargs) -> None: ...
+
+    def postprocess_image(self, p, pp: PostprocessImageArgs, *args) -> None: ...
+
+    def postprocess(self, p, processed, *args) -> None: ...
+
+    def before_component(self, component, **kwargs) -> None: ...
+
+    def after_component(self, component, **kwargs) -> None: ...
+
+
+def basedir() -> str:
+    """The folder of the extension being loaded; only while it is, as in web UIs."""
+    if not _basedir:
+        raise RuntimeError("scripts.basedir() is known only while a script is being loaded.")
+    return str(_basedir[-1])
+
+
+def load_script(path: Path) -> list[type[Script]]:
+    """Imports a script file as web UIs do, its extension's folder on ``sys.path`` meanwhile; returns its classes."""
+    base = path.resolve().parent.parent
+    spec = importlib.util.spec_from_file_location(path.name, path)
+    module = importlib.util.module_from_spec(spec)
+    _basedir.append(base)
+    sys.path.insert(0, str(base))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(base))
+        _basedir.pop()
+    return [found for found in vars(module).values()
+            if isinstance(found, type) and issubclass(found, Script) and found is not Script]
+
+
+class ScriptRunner:
+    """The scripts of one tab, and the calls of their hooks. An exception in a hook is logged and the run goes on."""
+
+    def __init__(self, classes: list[type[Script]]) -> None:
+        self.alwayson_scripts: list[Script] = []
+        self.default_args: list[Any] = [0]  # web UIs keep the first place for the script chosen from the menu
+        for kind in classes:
+            script = kind()
+            script.filename = sys.modules[kind.__module__].__file__ if kind.__module__ in sys.modules else ""
+            if script.show(False) is AlwaysVisible:
+                script.alwayson, script.name = True, script.title().lower()
+                self.alwayson_scripts.append(script)
+
+    def setup_ui(self) -> list:
+        """Makes every script's controls, inside the ``gradio.Blocks`` that is open; returns them in argument order."""
+        self.default_args, inputs = [0], []
+        for script in self.alwayson_scripts:
+            controls = script.ui(False) or []
+            script.args_from = len(self.default_args)
+            inputs += controls
+            self.default_args += [control.value for control in controls]
+            script.args_to = len(self.default_args)
+        return inputs
+
+    def script(self, title: str) -> Script | None:
+        """The always-on script of that title, in any case."""
+        return next((script for script in self.alwayson_scripts if script.name == title.lower()), None)
+
+    def after_component(self, component, **kwargs) -> None:
+        """Tells every script of a component of the page, so that it can listen to it."""
+        for script in self.alwayson_scripts:
+            script.after_component(component, **kwargs)
+
+    def call(self, hook: str, p, *leading, **kwargs) -> None:
+        """Calls one hook of every script: ``hook(p, *leading, *script's arguments, **kwargs)``."""
+        if hook not in _HOOKS:
+            raise ValueError(f"no hook is named {hook}")
+        for script in self.alwayson_scripts:
+            args = p.script_args[script.args_from:script.args_to]
+            try:
+                getattr(script, hook)(p, *leading, *args, **kwargs)
+            except Exception:  # as in web UIs: a script's fault must not take the generation with it
+                logger.exception("Error running %s of %s", hook, script.title())
