@@ -4,8 +4,8 @@
     environment.enter()                             # what the examples need
     environment.enter("requirements-tests.txt")     # and what the tests need
 
-The second time only a hash of the requirements is compared. Set ``REFDROP_ENVIRONMENT=here`` to use the running Python and
-what is installed in it instead.
+The second time only a hash of the requirements is compared. Set ``REFDROP_ENVIRONMENT=here`` to use the running Python
+and what is installed in it instead.
 """
 
 from __future__ import annotations
@@ -71,9 +71,15 @@ def find_python(version: tuple, windows: bool, version_of) -> list[str] | None:
     return None
 
 
-def wants_cpu_build(requires: list[str], has_gpu: bool) -> bool:
-    """Whether PyTorch's needs contain gigabytes of CUDA packages that this machine has no use for."""
-    return not has_gpu and any(re.match(r"(nvidia|cuda|triton)\b", need, re.IGNORECASE) for need in requires)
+def wants_cpu_build(brings: set[str] | None, has_gpu: bool) -> bool:
+    """Whether PyTorch has to come from the index of builds without CUDA.
+
+    ``brings`` names the packages pip would install for its own choice of PyTorch, None where it cannot tell. CUDA
+    packages are gigabytes and of no use without a GPU, so not knowing counts as bringing them.
+    """
+    if has_gpu:
+        return False
+    return brings is None or any(re.match(r"(nvidia|cuda|triton)\b", name, re.IGNORECASE) for name in brings)
 
 
 def pinned(requirements: str, name: str) -> str:
@@ -108,9 +114,10 @@ def _make(files: list[str], missing: list[str]) -> None:
     if RUNTIME in missing:
         torch = pinned((ROOT / RUNTIME).read_text(encoding="utf-8"), "torch")
         _install_torch(python, log, torch)
-    constraints = ["-c", str(ROOT / CONSTRAINTS)] if (ROOT / CONSTRAINTS).exists() else []
     wanted = [word for name in files for word in ("-r", str(ROOT / name))]
-    _pip(python, log, "the other packages", [*wanted, *constraints])
+    if not _pip(python, log, "the other packages", [*wanted, "-c", str(ROOT / CONSTRAINTS)], optional=True):
+        print(f"  Not every version of {CONSTRAINTS} is to be had here; taking others that fit.", flush=True)
+        _pip(python, log, "the other packages", wanted)
     stamps = {**_stamps(FOLDER), **{name: fingerprint(name, ROOT) for name in files}}
     _stamp_file(FOLDER).write_text(json.dumps(stamps, indent=1), encoding="utf-8")
     print(f"The environment is ready ({time.monotonic() - start:.0f} s).", flush=True)
@@ -124,36 +131,38 @@ def _new_venv() -> Path:
         return python
     command = find_python(sys.version_info, os.name == "nt", _version_of)
     if command is None:
-        sys.exit(f"SD-RefDrop needs Python 3.{OLDEST[1]} to 3.{NEWEST[1]}, this is {sys.version.split()[0]}: install one of "
-                 "them from python.org and give the same command again.")
+        sys.exit(f"SD-RefDrop needs Python 3.{OLDEST[1]} to 3.{NEWEST[1]}, this is {sys.version.split()[0]}: install "
+                 "one of them from python.org and give the same command again.")
     made = subprocess.run([*command, "-m", "venv", "--clear", str(FOLDER)], capture_output=True, text=True)
     if made.returncode:
         print(made.stdout + made.stderr, file=sys.stderr)
-        sys.exit(f"{' '.join(command)} could not make a virtual environment in {FOLDER}; on Debian and Ubuntu install the "
-                 "package python3-venv first.")
+        sys.exit(f"{' '.join(command)} could not make a virtual environment in {FOLDER}; on Debian and Ubuntu install "
+                 "the package python3-venv first.")
     return python
 
 
 def _install_torch(python: Path, log: Path, torch: str) -> None:
     """PyTorch first and alone, so that nothing else decides which build of it comes."""
     has_gpu = _has_nvidia_gpu()
-    if wants_cpu_build([] if has_gpu else _requires(python, torch), has_gpu):
-        source = ["--no-deps", "--index-url", CPU_INDEX, "--retries", "2", "--timeout", "20"]
-        if _pip(python, log, "PyTorch for the processor (no NVIDIA GPU here)", [torch, *source], optional=True):
-            return
-        print("  PyTorch's own index cannot be reached; taking the larger default build.", flush=True)
-    _pip(python, log, "PyTorch", [torch, "--no-deps"])
+    if not wants_cpu_build(None if has_gpu else _brings(python, torch), has_gpu):
+        _pip(python, log, "PyTorch", [torch, "--no-deps"])
+        return
+    source = ["--no-deps", "--index-url", CPU_INDEX, "--retries", "2", "--timeout", "20"]
+    if not _pip(python, log, "PyTorch for the processor (no NVIDIA GPU here)", [torch, *source], optional=True):
+        sys.exit(f"PyTorch without CUDA could not be had from {CPU_INDEX} (what pip said is in {log}), and the one for "
+                 "NVIDIA GPUs brings gigabytes that a machine without one has no use for: check the connection and "
+                 f"give the same command again, or first install a wheel of {torch} with {python} -m pip install FILE.")
 
 
-def _requires(python: Path, package: str) -> list[str]:
-    """What the wheel that pip would choose needs; empty where it is there already or pip cannot tell."""
+def _brings(python: Path, package: str) -> set[str] | None:
+    """Names of the packages that pip would install for this one; None where it cannot tell."""
     report = FOLDER / "report.json"
     asked = subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run",
-                            "--no-deps", "--report", str(report), package], capture_output=True, text=True)
+                            "--report", str(report), package], capture_output=True, text=True)
     if asked.returncode:
-        return []
+        return None
     chosen = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return chosen[0]["metadata"].get("requires_dist", []) if chosen else []
+    return {each["metadata"]["name"] for each in chosen}
 
 
 def _pip(python: Path, log: Path, what: str, arguments: list[str], optional: bool = False) -> bool:
@@ -174,8 +183,8 @@ def _pip(python: Path, log: Path, what: str, arguments: list[str], optional: boo
     progress.end("not installed" if failed else "done")
     if failed and not optional:
         print(*log.read_text(encoding="utf-8").splitlines()[-8:], sep="\n", file=sys.stderr)
-        sys.exit(f"{what} could not be installed (everything pip said is in {log}); check the connection and the free space, "
-                 "then give the same command again.")
+        sys.exit(f"{what} could not be installed (everything pip said is in {log}); check the connection and the free "
+                 "space, then give the same command again.")
     return not failed
 
 
@@ -194,8 +203,10 @@ class _Progress:
             percent = f" {100 * done // max(whole, 1)} %"
         else:
             percent = ""
-            if line.startswith(("Collecting ", "Installing ")):
-                self.now = " ".join(line.split()[:2])
+            if line.startswith("Collecting "):
+                self.now = "looking for " + line.split()[1]
+            elif line.startswith("Installing "):
+                self.now = "unpacking"
             elif match := re.match(r"Downloading \S*?([^/\s]+?)-\d\S* \((.+)\)", line):
                 self.now = f"downloading {match.group(1)} ({match.group(2)})"
         if time.monotonic() - self.last >= self.wait:

@@ -2,8 +2,8 @@
 
     python examples/evaluate.py --seed 7 --pairs 32 --coefficients=-0.3,0,0.1,0.2,0.3,0.4,0.5,0.6 --out DIR
 
-Prompts and seeds follow from --seed alone. Writes DIR/report.json, the curve over the coefficients DIR/curve.png and a sample
-of the pictures DIR/grid.png. With --url the same requests go to a web UI that has RefDrop and this model.
+Prompts and seeds follow from --seed alone. Writes DIR/report.json, the curve over the coefficients DIR/curve.png and a
+sample of the pictures DIR/grid.png. With --url the same requests go to a web UI that has RefDrop and this model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MODEL = ROOT / "examples" / "demo-model"
 COEFFICIENTS = (-0.3, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 OWN_SEED_PAIRS = 4  # references that are checked to reproduce themselves
 COLUMNS = 8  # of the grid
+CURVES = {"agreement with the reference": "agreement", "prompt adherence": "prompt_adherence", "diversity": "diversity"}
 
 
 def coefficients(text: str) -> list[float]:
@@ -42,10 +43,10 @@ def count(text: str) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seed", type=int, default=1, help="all prompts and seeds follow from it (default: %(default)s)")
-    parser.add_argument("--pairs", type=count, default=32, help="pairs of a reference and a target (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="prompts and seeds follow from it (default: %(default)s)")
+    parser.add_argument("--pairs", type=count, default=32, help="of a reference and a target (default: %(default)s)")
     parser.add_argument("--coefficients", type=coefficients, default=list(COEFFICIENTS), metavar="C,C,...",
-                        help="RFG coefficients of the curve (default: " + ",".join(f"{c:g}" for c in COEFFICIENTS) + ")")
+                        help=f"of the curve (default: {','.join(f'{c:g}' for c in COEFFICIENTS)})")
     parser.add_argument("--out", type=Path, default=Path("refdrop-evaluation"), help="folder (default: %(default)s)")
     parser.add_argument("--url", help="a web UI's address, e.g. http://127.0.0.1:7860, instead of the playground")
     return parser.parse_args(arguments)
@@ -70,39 +71,41 @@ def main(arguments: list[str]) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     start = time.monotonic()
     from demo.client import HttpClient, LocalClient, Recipe
-    from demo.experiment import Experiment, off_identical
+    from demo.experiment import Experiment, files_without, off_identical
     from demo.pairs import make_pairs
     from demo.reader import Reader
     from demo.report import CONSISTENT, DIVERSE, Judge, kept, promises, table, write
     from demo.setup import Ticker
 
     pairs, recipe, references = make_pairs(options.seed, options.pairs), Recipe(), options.out / "references"
-    reader = Reader.load(MODEL)
+    reader, orders, off = Reader.load(MODEL), [pair.target for pair in pairs[:2]], None
+    print("Loading the bundled model ..." if not options.url else f"Asking {options.url} ...", flush=True)
+    if not options.url:  # a web UI elsewhere cannot be asked without its extension
+        without = files_without(LocalClient(MODEL, references, extension=False), orders, recipe)
     client = HttpClient(options.url) if options.url else LocalClient(MODEL, references)
     needed = sorted({*options.coefficients, CONSISTENT, DIVERSE})
     with Ticker() as ticker:
         results = Experiment(client, recipe, "evaluation", ticker.show).run(pairs, needed, OWN_SEED_PAIRS)
-        off = None  # a web UI elsewhere cannot be asked without its extension
-        if not options.url:
-            ticker.show("comparing with a playground that has no RefDrop")
-            bare = LocalClient(MODEL, references, extension=False)
-            off = off_identical(client, bare, [pair.target for pair in pairs[:2]], recipe)
+    if not options.url:
+        off = off_identical(client, orders, recipe, without)
     judge = Judge(results, reader)
     curve = [entry for entry in judge.curve() if entry["c"] in options.coefficients]
-    report = {**judge.report(off), "seed": options.seed, "recipe": vars(recipe), "zero_identical": results.zero_identical,
-              "curve": curve, "total_seconds": round(time.monotonic() - start, 1)}
+    report = {**judge.report(off), "seed": options.seed, "recipe": vars(recipe),
+              "zero_identical": results.zero_identical, "curve": curve,
+              "total_seconds": round(time.monotonic() - start, 1)}
     write(report, options.out / "report.json")
     _draw(results, curve, options)
     print("\n" + table(report) + "\n\n" + _curve_table(curve) + "\n\n" + kept(report) + "\n" + promises(report))
-    print(f"\n{len(pairs)} pairs in {report['total_seconds']:.0f} s; see report.json, curve.png and grid.png in {options.out}.")
+    print(f"\n{len(pairs)} pairs in {report['total_seconds']:.0f} s; see report.json, curve.png and grid.png in "
+          f"{options.out}.")
     return 0
 
 
 def _draw(results, curve: list[dict], options: argparse.Namespace) -> None:
-    from demo.figures import Line, curve as draw_curve, grid
+    from demo.figures import Line, grid
+    from demo.figures import curve as draw_curve
     lines = [Line(name, [entry[key] for entry in curve], [entry["intervals"][key] for entry in curve])
-             for name, key in (("agreement (unnamed attributes)", "agreement"), ("prompt adherence", "prompt_adherence"),
-                               ("diversity", "diversity")) if all(math.isfinite(entry[key]) for entry in curve)]
+             for name, key in CURVES.items() if all(math.isfinite(entry[key]) for entry in curve)]
     title = f"{len(results.pairs)} pairs of seed {options.seed}, 95 % intervals"
     draw_curve(options.coefficients, lines, title, "RFG coefficient c").save(options.out / "curve.png")
     rows = {"reference": results.references, "plain": results.plain,
@@ -116,7 +119,7 @@ def _curve_table(curve: list[dict]) -> str:
     lines = [f"{'c':>5}  {'agreement':22}{'adherence':22}{'diversity':22}closed"]
     for entry in curve:
         cells = []
-        for key in ("agreement", "prompt_adherence", "diversity"):
+        for key in CURVES.values():
             low, high = entry["intervals"][key]
             cells.append(f"{entry[key]:.3f} ({low:.3f}-{high:.3f})" if math.isfinite(entry[key]) else "")
         closed = "" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"

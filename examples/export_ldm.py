@@ -21,7 +21,7 @@ from demo.ldm_layout import config, single_file
 
 def export(model: Path, out: Path, name: str = "refdrop-demo") -> Path:
     """Writes ``name.safetensors``, ``name.yaml`` and the folder ``name-text`` into ``out``; returns the checkpoint."""
-    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None,
+    pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, safety_checker=None,
                                                        local_files_only=True)
     out.mkdir(parents=True, exist_ok=True)
     text = out / f"{name}-text"

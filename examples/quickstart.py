@@ -3,8 +3,8 @@
     python examples/quickstart.py [--out DIR] [--quick] [--seed N]
     python examples/quickstart.py --ui
 
-Makes its environment in .venv first. Writes DIR/grid.png, DIR/report.json and the reference's file; --ui opens the playground
-in a browser instead.
+Makes its environment in .venv first. Writes DIR/grid.png, DIR/report.json and the reference's file; --ui opens the
+playground in a browser instead.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ COLUMNS = 6  # of the grid
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("refdrop-demo"), help="folder to write to (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("refdrop-demo"), help="folder (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_PAIRS} pairs instead of {PAIRS}: under a minute")
     parser.add_argument("--ui", action="store_true", help="open the playground instead")
-    parser.add_argument("--seed", type=int, default=1, help="all prompts and seeds follow from it (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="prompts and seeds follow from it (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> int:
     from demo.setup import Problem, prepare
     try:
         prepare(ROOT, MODEL, options.out)
-        return open_playground(options.out) if options.ui else show(options)
+        if options.ui:
+            from demo.ui import open_playground
+            return open_playground(MODEL, options.out / "references")
+        return show(options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
@@ -46,15 +49,10 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def open_playground(out: Path) -> int:
-    from demo.setup import playground
-    return playground(ROOT, MODEL, out / "references")
-
-
 def show(options: argparse.Namespace) -> int:
     start = time.monotonic()
     from demo.client import LocalClient, Recipe
-    from demo.experiment import Experiment, off_identical
+    from demo.experiment import Experiment, files_without, off_identical
     from demo.figures import grid
     from demo.pairs import make_pairs
     from demo.reader import Reader
@@ -65,13 +63,13 @@ def show(options: argparse.Namespace) -> int:
     recipe = Recipe(steps=12) if options.quick else Recipe()
     with problems_are_sentences():
         print("Loading the bundled model ...", flush=True)
-        reader = Reader.load(MODEL)
-        client = LocalClient(MODEL, options.out / "references")
+        reader, references = Reader.load(MODEL), options.out / "references"
+        orders = [pair.target for pair in pairs[:2]]
+        without = files_without(LocalClient(MODEL, references, extension=False), orders, recipe)
+        client = LocalClient(MODEL, references)
         with Ticker() as ticker:
             results = Experiment(client, recipe, "quickstart", ticker.show).run(pairs, [CONSISTENT, DIVERSE])
-            ticker.show("comparing with a playground that has no RefDrop")
-            bare = LocalClient(MODEL, options.out / "references", extension=False)
-            off = off_identical(client, bare, [pair.target for pair in pairs[:2]], recipe)
+        off = off_identical(client, orders, recipe, without)
     report = Judge(results, reader).report(off)
     rows = {"reference": results.references, "plain": results.plain,
             f"consistent\nc = {CONSISTENT:+g}": results.guided[CONSISTENT],
@@ -79,11 +77,11 @@ def show(options: argparse.Namespace) -> int:
     captions = {"reference": [pair.reference.prompt for pair in pairs], "plain": [pair.target.prompt for pair in pairs]}
     picture = grid({name: images[:COLUMNS] for name, images in rows.items()}, captions)
     picture.save(options.out / "grid.png")
-    report = {**report, "seed": options.seed, "recipe": vars(recipe), "total_seconds": round(time.monotonic() - start, 1)}
+    report |= {"seed": options.seed, "recipe": vars(recipe), "total_seconds": round(time.monotonic() - start, 1)}
     write(report, options.out / "report.json")
     print("\n" + table(report) + "\n\n" + kept(report) + "\n" + promises(report))
-    print(f"\nLook at {options.out / 'grid.png'}; the figures are in {options.out / 'report.json'}, the last reference in "
-          f"{client.file_of('quickstart')}.\nTry it yourself: python examples/quickstart.py --ui")
+    print(f"\nLook at {options.out / 'grid.png'}; the figures are in {options.out / 'report.json'}, the last\n"
+          f"reference in {client.file_of('quickstart')}. Try it yourself: python examples/quickstart.py --ui")
     return 0
 
 

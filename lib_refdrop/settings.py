@@ -82,9 +82,10 @@ class Settings:
         else:
             named = {setting.name: value for setting, value in zip(fields(cls), args)}
         controls = cls.controls()
-        if not _check(named.get("enabled", False), *controls[0][1:]):
+        if not check_value(named.get("enabled", False), *controls[0][1:]):
             return cls()  # off: whatever the other values are, they are not used
-        settings = cls(**{name: _check(named.get(name, default), default, control) for name, default, control in controls})
+        settings = cls(**{name: check_value(named.get(name, default), default, control)
+                          for name, default, control in controls})
         settings._check_together()
         return settings
 
@@ -125,7 +126,8 @@ def check_name(name: str) -> None:
                             "120 bytes.")
 
 
-def _check(value: Any, default: Any, control: Control) -> Any:
+def check_value(value: Any, default: Any, control: Control) -> Any:
+    """A setting's value in its own type. Raises :class:`SettingsError` for one that cannot be used."""
     if isinstance(default, bool):
         if isinstance(value, (bool, int)) and value in (0, 1):
             return bool(value)

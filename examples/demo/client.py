@@ -74,9 +74,13 @@ class LocalClient:
     """The playground, in this process. With ``extension=False`` the RefDrop script is never loaded."""
 
     def __init__(self, model: Path, references: Path, extension: bool = True) -> None:
-        from lib_refdrop.playground import Playground
+        """Raises :class:`RequestRefused` when the model cannot be loaded."""
+        from lib_refdrop.playground import ModelProblem, Playground
         self.references = references
-        self._playground = Playground(model=model, refdrop_dir=references, extension=extension)
+        try:
+            self._playground = Playground(model=model, refdrop_dir=references, extension=extension)
+        except ModelProblem as problem:
+            raise RequestRefused(str(problem)) from problem
 
     def txt2img(self, payload: dict[str, Any]) -> Answer:
         from lib_refdrop.playground import ApiError
@@ -114,6 +118,9 @@ class HttpClient:
 
 def _answer(answer: dict[str, Any], seconds: float) -> Answer:
     info = json.loads(answer["info"])
+    if not answer["images"]:  # a web UI answers 200 also where RefDrop stopped it, and says why among the parameters
+        problem = info.get("extra_generation_params", {}).get(f"{SCRIPT} problem")
+        raise RequestRefused(problem or "The web UI made no picture and did not say why; see its log.")
     return Answer([base64.b64decode(image.split(",", 1)[-1]) for image in answer["images"]], info["infotexts"], seconds)
 
 

@@ -16,6 +16,7 @@ import random
 from pathlib import Path
 
 import torch
+import torch.distributed as distributed
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn import functional as F
@@ -46,6 +47,34 @@ class GroupAttention:
         return self._plain(attn, hidden_states, encoder_hidden_states, **kwargs)
 
 
+class _Crew:
+    """The workers that train one model together, or this process alone."""
+
+    def __init__(self) -> None:
+        self._size = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.rank = distributed.get_rank() if self._size > 1 else 0
+
+    def agree(self, over: bool) -> bool:
+        """Whether the first worker says that it is over."""
+        if self._size == 1:
+            return over
+        said = torch.tensor([float(over)])
+        distributed.broadcast(said, src=0)
+        return bool(said.item())
+
+    def average(self, weights: list[torch.Tensor]) -> None:
+        """Every weight's gradient becomes the mean over the workers."""
+        if self._size == 1:
+            return
+        flat = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+        distributed.all_reduce(flat)
+        flat /= self._size
+        for weight in weights:
+            if weight.grad is not None:
+                weight.grad.copy_(flat[:weight.numel()].view_as(weight))
+                flat = flat[weight.numel():]
+
+
 class LatentData:
     """Latents ``[characters, views, 4, 16, 16]`` with their captions, served as batches of the three kinds."""
 
@@ -74,14 +103,14 @@ class LatentData:
 def train_diffusion(pipeline, data: LatentData, seconds: float, checkpoint: Path, seed: int) -> None:
     """Trains ``pipeline``'s UNet and text encoder in place; they end as the averaged weights (EMA).
 
-    v-prediction on a uniformly drawn timestep, mean squared error; bfloat16 autocast on the forward pass.
+    v-prediction on a uniformly drawn timestep, mean squared error. Where torch.distributed is initialised every worker
+    draws its own batches and gradients are averaged: one-threaded workers waste less than threads that wait for each other.
     """
-    torch.manual_seed(seed)
     unet, text = pipeline.unet.train(), pipeline.text_encoder.train()
     attention = _install(unet)
     weights = [*unet.parameters(), *text.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
-    budget, step = Budget(seconds, peak=1.2e-3), 0
+    budget, step, crew = Budget(seconds, peak=1.2e-3), 0, _Crew()
     average = {"unet": copy.deepcopy(unet.state_dict()), "text": copy.deepcopy(text.state_dict())}
     if state := load_checkpoint(checkpoint):
         unet.load_state_dict(state["unet"])
@@ -89,10 +118,11 @@ def train_diffusion(pipeline, data: LatentData, seconds: float, checkpoint: Path
         optimizer.load_state_dict(state["optimizer"])
         average, step = state["average"], state["step"]
         budget.resume(state["spent"])
-        data.rng.seed(seed + step)
+    data.rng.seed(f"{seed} {step} {crew.rank}")
+    torch.manual_seed(seed + 1000 * step + crew.rank)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     mean, saved = dict.fromkeys(KINDS, 0.0), budget.spent
-    while not budget.over:
+    while not crew.agree(budget.over):
         for group in optimizer.param_groups:
             group["lr"] = budget.learning_rate()
         kind = data.rng.choices(list(KINDS), list(KINDS.values()))[0]
@@ -100,12 +130,15 @@ def train_diffusion(pipeline, data: LatentData, seconds: float, checkpoint: Path
         loss = _loss(unet, text, pipeline.tokenizer, schedule, latents, captions, attention.size)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        crew.average(weights)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         step += 1
         _blend(average["unet"], unet.state_dict(), min(DECAY, step / (step + 10)))
         _blend(average["text"], text.state_dict(), min(DECAY, step / (step + 10)))
         mean[kind] += (loss.item() - mean[kind]) * 0.02 if mean[kind] else loss.item()
+        if crew.rank:
+            continue
         if step % 100 == 0:
             log.info("diffusion step %d, %.0f s: %s", step, budget.spent,
                      ", ".join(f"{name} {value:.4f}" for name, value in mean.items()))
@@ -134,10 +167,9 @@ def _loss(unet, text, tokenizer, schedule, latents, captions, group: int) -> tor
     steps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents) // group,)).repeat_interleave(group)
     noise = torch.randn_like(latents)
     target = schedule.get_velocity(latents, noise, steps)
-    with torch.autocast("cpu", torch.bfloat16):
-        condition = text(ids)[0][rows]
-        predicted = unet(schedule.add_noise(latents, noise, steps), steps, condition).sample
-    return F.mse_loss(predicted.float(), target)
+    condition = text(ids)[0][rows]
+    predicted = unet(schedule.add_noise(latents, noise, steps), steps, condition).sample
+    return F.mse_loss(predicted, target)
 
 
 @torch.no_grad()

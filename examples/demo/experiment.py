@@ -106,12 +106,15 @@ def largest_difference(one: Image.Image, other: Image.Image) -> int:
     return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max())
 
 
-def off_identical(client: Client, bare: Client, orders: Sequence[Order], recipe: Recipe) -> bool:
-    """Whether files (PNG with infotext) are the same, to the byte, with RefDrop there but off and where it never was.
+def files_without(client: Client, orders: Sequence[Order], recipe: Recipe) -> list[list[bytes]]:
+    """The files (PNG with infotext) of requests that do not mention RefDrop, from a client that has never loaded it."""
+    return [client.txt2img(recipe.payload(order)).files for order in orders]
 
-    ``client`` has the extension, and may have guided pictures before; ``bare`` never loaded it. Off comes with values that
-    would matter if it were on.
+
+def off_identical(client: Client, orders: Sequence[Order], recipe: Recipe, without: list[list[bytes]]) -> bool:
+    """Whether a client that has RefDrop, and may have guided before, makes the very files of :func:`files_without`.
+
+    To the byte. RefDrop is switched off in these requests, with values that would matter if it were on.
     """
     off = {"enabled": False, "mode": "Use", "rfg": 1.0, "reference": "no such reference"}
-    return all(client.txt2img(recipe.payload(order, off)).files == bare.txt2img(recipe.payload(order)).files
-               for order in orders)
+    return [client.txt2img(recipe.payload(order, off)).files for order in orders] == without

@@ -11,7 +11,8 @@ INK, FAINT, PAPER = (30, 30, 36), (205, 205, 212), (255, 255, 255)
 COLOURS = ((202, 60, 60), (45, 105, 190), (60, 145, 75), (140, 90, 170))
 
 
-def grid(rows: Mapping[str, Sequence[Image.Image]], captions: Mapping[str, Sequence[str]], cell: int = 160) -> Image.Image:
+def grid(rows: Mapping[str, Sequence[Image.Image]], captions: Mapping[str, Sequence[str]],
+         cell: int = 160) -> Image.Image:
     """Rows of pictures, each with its label on the left; ``captions`` stand under the pictures of the row they name.
 
     A label may have several lines. RGB.
@@ -44,7 +45,8 @@ class Line:
     intervals: Sequence[tuple[float, float]]
 
 
-def curve(xs: Sequence[float], lines: Sequence[Line], title: str, x_label: str, size: tuple[int, int] = (760, 460)) -> Image.Image:
+def curve(xs: Sequence[float], lines: Sequence[Line], title: str, x_label: str,
+          size: tuple[int, int] = (760, 460)) -> Image.Image:
     """Curves in [0, 1] over ``xs`` (rising), with whiskers, a legend and a grid. RGB."""
     scale = 3  # drawn larger and reduced, for smooth lines
     width, height = size
@@ -69,7 +71,8 @@ def curve(xs: Sequence[float], lines: Sequence[Line], title: str, x_label: str, 
         pen.text((across, floor + 5 * scale), f"{x:g}", INK, font, anchor="mt")
     pen.text((width * scale / 2, at(low, 0)[1] + 24 * scale), x_label, INK, font, anchor="mt")
     for number, line in enumerate(lines):
-        _draw_line(pen, line, [at(x, value) for x, value in zip(xs, line.values)], at, xs, COLOURS[number % len(COLOURS)], scale)
+        points = [at(x, value) for x, value in zip(xs, line.values)]
+        _draw_line(pen, line, points, at, xs, COLOURS[number % len(COLOURS)], scale)
     _legend(pen, lines, font, left * scale, (height - 22) * scale, scale)
     return image.resize(size, Image.LANCZOS)
 

@@ -1,9 +1,10 @@
 """How alike, how obedient and how varied pictures are, from the words read off them. 95 % intervals by bootstrap.
 
-*Agreement* of a target with its reference is the share of *unnamed* attributes (those the prompt leaves to the seed) that
-have the reference's word. *Prompt adherence* is the share of *named* attributes that have the prompt's word. *Diversity* is
-taken among the targets of one kind: the share of unnamed attributes in which two of them differ, averaged over all such
-twos of all kinds; 0 where they are all the same, and (1 − 1/words) on average where every word is equally likely.
+*Agreement* of a target with its reference is the share of *unnamed* attributes (those the prompt leaves to the seed)
+that have the reference's word. *Prompt adherence* is the share of *named* attributes that have the prompt's word.
+*Diversity* is taken among the targets of one kind: the share of unnamed attributes in which two of them differ,
+averaged over all such twos of all kinds; 0 where they are all the same, and (1 − 1/words) on average where every word
+is equally likely.
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ def stereotype_share(targets: Sequence[Words], kinds: Sequence[str]) -> float:
                           for name, word in STEREOTYPES[kind].items()]))
 
 
-def by_attribute(matrix: np.ndarray) -> dict[str, float]:
+def by_attribute(matrix: np.ndarray) -> dict[str, Measured]:
     """The mean of every column of an agreement matrix, by the attribute's name."""
-    return {name: float(value) for name, value in zip(UNNAMED, matrix.mean(axis=0))}
+    return {name: mean_of_rows(matrix[:, [column]]) for column, name in enumerate(UNNAMED)}
 
 
 def mean_of_rows(matrix: np.ndarray, seed: int = 0) -> Measured:

@@ -40,7 +40,7 @@ class Pair:
 
 
 def make_pairs(seed: int, count: int, kinds: int = len(NAMED["kind"])) -> list[Pair]:
-    """``count`` pairs of so many ``kinds`` that follow from ``seed`` alone; a smaller ``count`` gives the first of them.
+    """``count`` pairs of so many ``kinds``, following from ``seed`` alone; a smaller ``count`` gives the first of them.
 
     Kinds come in shuffled rounds, so each is drawn equally often, to one. No image seed is used twice.
     """

@@ -1,8 +1,8 @@
 """Reads the attributes back from a picture: a small convolutional network with one answer for each attribute.
 
-It is trained on drawings whose attributes are all drawn independently and uniformly, so that it cannot guess a shirt from
-the kind of figure: what it says is what it sees. The drawings are blurred, shifted, tinted and made grainy, and where an
-autoencoder is at hand sent through it, as the pictures it has to read will have been.
+It is trained on drawings whose attributes are all drawn independently and uniformly, so that it cannot guess a shirt
+from the kind of figure: what it says is what it sees. The drawings are blurred, shifted, tinted and made grainy, and
+where an autoencoder is at hand sent through it, as the pictures it has to read will have been.
 """
 
 from __future__ import annotations
@@ -127,6 +127,11 @@ def train_reader(folder: Path, seconds: float, seed: int, degrade: Degrade | Non
     return report
 
 
+def through(autoencoder) -> Degrade:
+    """What a diffusers AutoencoderKL makes of a picture: encoded (the posterior's mean) and decoded again."""
+    return lambda pictures: autoencoder.decode(autoencoder.encode(pictures).latent_dist.mean).sample
+
+
 def to_array(picture: Image.Image | np.ndarray) -> np.ndarray:
     """``[128, 128, 3]`` uint8."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -165,7 +170,8 @@ def _fit(pictures: np.ndarray, labels: Tensor, seconds: float, degraded: bool, s
             which[: BATCH // 2] = torch.randint(0, DEGRADED, (BATCH // 2,), generator=generator)
         batch = augment(to_tensor(pictures[which.numpy()]), generator)
         logits = network(batch.contiguous(memory_format=torch.channels_last))
-        loss = sum(F.cross_entropy(part, labels[which, i], label_smoothing=0.02) for i, part in enumerate(logits.values()))
+        loss = sum(F.cross_entropy(part, labels[which, i], label_smoothing=0.02)
+                   for i, part in enumerate(logits.values()))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

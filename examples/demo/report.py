@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from .experiment import Results
-from .measure import (Measured, adherence_matrix, agreement_matrix, by_attribute, difference_matrix, mean_of_rows,
-                      mean_of_twos, stereotype_share)
+from .measure import (
+    Measured,
+    adherence_matrix,
+    agreement_matrix,
+    by_attribute,
+    difference_matrix,
+    mean_of_rows,
+    mean_of_twos,
+    stereotype_share,
+)
 from .reader import Reader
 
 CONSISTENT, DIVERSE = 0.3, -0.3
@@ -30,7 +38,7 @@ class Judge:
         words = self._reader.read(targets)
         same = agreement_matrix(self._references, words)
         wanted = [pair.target.named for pair in self._results.pairs]
-        return {"agreement": mean_of_rows(same), "agreement_by_attribute": by_attribute(same),
+        return {"agreement": mean_of_rows(same), "by_attribute": by_attribute(same),
                 "prompt_adherence": mean_of_rows(adherence_matrix(wanted, words)),
                 "diversity": mean_of_twos(difference_matrix(words, self._kinds)),
                 "stereotype": stereotype_share(words, self._kinds)}
@@ -59,11 +67,15 @@ class Judge:
         """One entry for each coefficient, in rising order."""
         plain = self.plain["agreement"].value
         return [{
-            "c": c, "agreement": row["agreement"].value, "agreement_by_attribute": row["agreement_by_attribute"],
+            "c": c, "agreement": row["agreement"].value,
+            "agreement_by_attribute": {name: part.value for name, part in row["by_attribute"].items()},
             "prompt_adherence": row["prompt_adherence"].value, "diversity": row["diversity"].value,
             "stereotype": row["stereotype"],
             "gap_closed": (row["agreement"].value - plain) / (1 - plain) if plain < 1 else None,
-            "intervals": {field: interval(row[field]) for field in ("agreement", "prompt_adherence", "diversity")},
+            "intervals": {
+                **{field: interval(row[field]) for field in ("agreement", "prompt_adherence", "diversity")},
+                "agreement_by_attribute": {name: interval(part) for name, part in row["by_attribute"].items()},
+            },
         } for c, row in sorted(self.guided.items())]
 
 
@@ -87,8 +99,8 @@ def table(report: dict[str, Any]) -> str:
         diversity = report["diversity"].get(key)
         lines.append(f"{name:24}{report['agreement'][key]:11.2f}{report['prompt_adherence'][key]:11.2f}"
                      f"{_cell(diversity):>11}{seconds['plain' if key == 'plain' else 'use']:11.2f}")
-    lines += ["", "agreement: unnamed attributes equal to the reference's; adherence: named ones equal to the prompt's;",
-              "diversity: unnamed attributes in which two targets of one kind differ."]
+    lines += ["", "agreement: unnamed attributes equal to the reference's; adherence: named ones equal to the",
+              "prompt's; diversity: unnamed attributes in which two targets of one kind differ."]
     return "\n".join(lines)
 
 
@@ -104,8 +116,8 @@ def kept(report: dict[str, Any]) -> str:
 def promises(report: dict[str, Any]) -> str:
     """The two exactness promises, in words."""
     off = {True: "identical, to the byte", False: "NOT identical", None: "not looked at"}[report["off_identical"]]
-    return (f"Switched off, pictures are {off}. With its own seed and prompt a reference gives its own picture again, within "
-            f"{report['self_reproduction_max_abs']} of 255 grey levels.")
+    return (f"Switched off, pictures are {off}. With its own seed and prompt a reference gives its own picture again,\n"
+            f"within {report['self_reproduction_max_abs']} of 255 grey levels.")
 
 
 def _cell(value: float | None) -> str:

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 from ..errors import RefDropError
 from ..session import Session
 from ..sites import Lineage
+from .a1111 import A1111Adapter
 from .diffusers import DiffusersAdapter
+from .forge import ForgeAdapter
 
 
 class Attachment(Protocol):
@@ -25,8 +27,9 @@ class Adapter(Protocol):
 
 
 def find_adapter(p: Any) -> Adapter:
-    """The adapter for the host that made ``p``. Raises :class:`RefDropError` for one that none can reach."""
-    if DiffusersAdapter.fits(p):
-        return DiffusersAdapter()
-    raise RefDropError("RefDrop cannot reach the self-attention of this model here (it needs a Stable Diffusion 1.x, 2.x or "
-                       "XL UNet); the image is made without it.")
+    """The adapter for the host that made ``p``, found by what it can do. Raises :class:`RefDropError` for another."""
+    for adapter in (ForgeAdapter, A1111Adapter, DiffusersAdapter):  # reForge has A1111's attributes, too
+        if adapter.fits(p):
+            return adapter()
+    raise RefDropError("RefDrop cannot reach the self-attention of this model here; it needs a Stable Diffusion 1.x, "
+                       "2.x or XL UNet.")

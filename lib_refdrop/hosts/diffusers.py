@@ -6,18 +6,17 @@ plain half. Nothing is replaced, so there is nothing to put back but the hooks t
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..rfg import attention
 from ..session import Session
 from ..sites import Lineage, Site, SiteShape
+from .clock import SigmaClock
 
 _NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
 
@@ -46,19 +45,6 @@ def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
 def lineage_of(unet: nn.Module) -> Lineage:
     """The lineage of a UNet; without sites for a model that is no such UNet."""
     return Lineage({site: SiteShape(layer.heads, layer.to_k.out_features) for site, layer in self_attentions(unet).items()})
-
-
-class SigmaClock:
-    """Noise level of a timestep: ``σ = √((1 − ᾱ)/ᾱ)`` (Karras et al. 2022), between steps by interpolation in log σ."""
-
-    def __init__(self, alphas_cumprod: Tensor) -> None:
-        alphas = alphas_cumprod.double().cpu().clamp(1e-8, 1 - 1e-8)
-        self._logs = (((1 - alphas) / alphas).log() / 2).tolist()
-
-    def __call__(self, timestep: float) -> float:
-        at = min(max(timestep, 0.0), len(self._logs) - 1.0)
-        low = min(int(at), len(self._logs) - 2)
-        return math.exp(self._logs[low] + (at - low) * (self._logs[low + 1] - self._logs[low]))
 
 
 @contextmanager

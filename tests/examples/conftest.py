@@ -22,8 +22,10 @@ POSES = {"arms up": "up", "arms down": "down", "arms wide": "wide", "waving": "w
 
 
 class DrawingHost:
-    """Answers payloads with drawings. Guided with c > 0, so many of the unnamed attributes are the reference's, in order;
-    with c < 0, none is."""
+    """Answers payloads with drawings.
+
+    Guided with c > 0, so many of the unnamed attributes are the reference's, in order; with c < 0, none is.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[str, Character] = {}

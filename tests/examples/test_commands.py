@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "demo-model"
-needs_model = pytest.mark.skipif(not (MODEL / "reader" / "reader.safetensors").exists(), reason="the model is not trained yet")
+needs_model = pytest.mark.skipif(not (MODEL / "reader" / "reader.safetensors").exists(), reason="no trained model yet")
 sys.path.insert(0, str(ROOT / "examples"))
 
 import evaluate  # noqa: E402
@@ -77,7 +77,8 @@ def test_quickstart_shows_the_product_at_work(tmp_path):
 def test_evaluate_writes_the_curve_and_the_same_one_again(tmp_path):
     curves = []
     for name in ("one", "two"):
-        answer = run("examples/evaluate.py", "--seed", "5", "--pairs", "2", "--coefficients=0,0.5", "--out", str(tmp_path / name))
+        answer = run("examples/evaluate.py", "--seed", "5", "--pairs", "2", "--coefficients=0,0.5",
+                     "--out", str(tmp_path / name))
         assert answer.returncode == 0, answer.stderr
         report = json.loads((tmp_path / name / "report.json").read_text())
         curves.append(report["curve"])

@@ -10,15 +10,53 @@ import environment
 import pytest
 
 ROOT = Path(environment.__file__).resolve().parents[1]
-CUDA_WHEEL = ["filelock", "sympy>=1.13.3", 'nvidia-cublas==13.1.1.3; platform_system == "Linux"', "triton==3.7.1"]
-CPU_WHEEL = ["filelock", "sympy>=1.13.3", "networkx"]
+CUDA_BUILD = {"torch", "filelock", "sympy", "nvidia-cublas", "triton"}
+CPU_BUILD = {"torch", "filelock", "sympy", "networkx"}
 
 
 def test_a_machine_without_a_gpu_is_spared_the_cuda_packages():
-    assert environment.wants_cpu_build(CUDA_WHEEL, has_gpu=False)
-    assert not environment.wants_cpu_build(CUDA_WHEEL, has_gpu=True)
-    assert not environment.wants_cpu_build(CPU_WHEEL, has_gpu=False)
-    assert not environment.wants_cpu_build([], has_gpu=False)
+    assert environment.wants_cpu_build(CUDA_BUILD, has_gpu=False)
+    assert environment.wants_cpu_build(None, has_gpu=False)  # what pip cannot tell is not risked
+    assert not environment.wants_cpu_build(CUDA_BUILD, has_gpu=True)
+    assert not environment.wants_cpu_build(CPU_BUILD, has_gpu=False)
+    assert not environment.wants_cpu_build(set(), has_gpu=False)  # it is there already
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """What pip is asked to install; ``refuses`` it, or not."""
+    class Pip:
+        def __init__(self):
+            self.asked, self.refuses = [], False
+
+        def install(self, python, log, what, arguments, optional=False):
+            self.asked.append(arguments)
+            return not self.refuses
+
+    pip = Pip()
+    monkeypatch.setattr(environment, "_pip", pip.install)
+    return pip
+
+
+def install_torch(monkeypatch, brings, has_gpu):
+    monkeypatch.setattr(environment, "_has_nvidia_gpu", lambda: has_gpu)
+    monkeypatch.setattr(environment, "_brings", lambda python, package: brings)
+    environment._install_torch(Path("python"), Path("install.log"), "torch==2.13.0")
+
+
+@pytest.mark.parametrize("brings", (CUDA_BUILD, None))
+def test_where_the_build_without_cuda_is_out_of_reach_it_stops_with_a_sentence(monkeypatch, pip, brings):
+    pip.refuses = True
+    with pytest.raises(SystemExit, match="without CUDA could not be had .* check the connection"):
+        install_torch(monkeypatch, brings, has_gpu=False)
+    assert [environment.CPU_INDEX in asked for asked in pip.asked] == [True]  # and nothing larger was tried
+
+
+@pytest.mark.parametrize("brings, has_gpu, from_index", (
+    (CUDA_BUILD, False, True), (None, False, True), (CPU_BUILD, False, False), (CUDA_BUILD, True, False)))
+def test_pytorch_comes_from_the_place_that_suits_the_machine(monkeypatch, pip, brings, has_gpu, from_index):
+    install_torch(monkeypatch, brings, has_gpu)
+    assert [environment.CPU_INDEX in asked for asked in pip.asked] == [from_index]
 
 
 @pytest.mark.parametrize("version, supported", [((3, 9, 18), False), ((3, 10, 0), True), ((3, 12, 9), True),
@@ -34,7 +72,9 @@ def test_the_running_python_is_taken_where_it_will_do():
 def test_another_one_on_path_is_found_and_must_really_run():
     there = {"python3.12": None, "python3.11": (3, 11)}  # a shim that does not run, and a Python
     assert environment.find_python((3, 13, 0), False, lambda command: there.get(command[0])) == ["python3.11"]
-    assert environment.find_python((3, 9, 1), True, lambda command: (3, 10) if command[1] == "-3.10" else None) == ["py", "-3.10"]
+    launcher = {"-3.10": (3, 10)}
+    found = environment.find_python((3, 9, 1), True, lambda command: launcher.get(command[1]))
+    assert found == ["py", "-3.10"]
 
 
 def test_without_one_there_is_none():
@@ -76,12 +116,11 @@ def test_a_damaged_stamp_means_install_again(tmp_path, stamp):
     assert not environment.is_current("needs.txt", tmp_path / "env", tmp_path)
 
 
-@pytest.mark.parametrize("command", (["examples/quickstart.py", "--help"], ["examples/evaluate.py", "--help"],
-                                     ["examples/evaluate.py", "--coefficients=nan"], ["examples/evaluate.py", "--pairs", "1"]))
-def test_help_and_wrong_options_are_answered_before_anything_is_installed(command, tmp_path):
-    # -S -I: no installed package can be imported, so the answer cannot have needed one
-    answer = subprocess.run([sys.executable, "-S", "-c", "import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, "
-                             "sys.argv[0].rsplit('/', 1)[0]); runpy.run_path(sys.argv[0], run_name='__main__')", *command],
-                            cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("command", (
+    ["quickstart.py", "--help"], ["evaluate.py", "--help"], ["evaluate.py", "--coefficients=nan"],
+    ["evaluate.py", "--pairs", "1"]))
+def test_help_and_wrong_options_are_answered_before_anything_is_installed(command):
+    # with -S no installed package can be imported, so the answer cannot have needed one
+    answer = subprocess.run([sys.executable, "-S", *command], cwd=ROOT / "examples", capture_output=True, text=True)
     assert answer.returncode == (0 if "--help" in command else 2)
     assert "usage:" in answer.stdout + answer.stderr

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from demo.client import Recipe, RequestRefused
-from demo.experiment import Experiment, largest_difference, off_identical
+from demo.experiment import Experiment, files_without, largest_difference, off_identical
 from demo.pairs import make_pairs
 from demo.report import Judge, kept, promises, table, write
 
@@ -54,6 +54,9 @@ def test_the_report_shows_what_the_host_did(host):
         low, high = entry["intervals"]["agreement"]
         assert low <= entry["agreement"] <= high
         assert entry["agreement"] == pytest.approx(sum(entry["agreement_by_attribute"].values()) / 6)
+        for name, value in entry["agreement_by_attribute"].items():
+            low, high = entry["intervals"]["agreement_by_attribute"][name]
+            assert low <= value <= high
     assert curve[1]["gap_closed"] == 0
 
 
@@ -94,14 +97,15 @@ def test_zero_is_compared_with_plain(host):
 
 def test_off_is_identical_only_where_every_byte_is(host):
     orders = [pair.target for pair in make_pairs(1, 2)]
-    assert off_identical(host, DrawingHost(), orders, Recipe())
+    without = files_without(DrawingHost(), orders, Recipe())
+    assert off_identical(host, orders, Recipe(), without)
 
     class Leaky(DrawingHost):
         def txt2img(self, payload):
             answer = super().txt2img(payload)
             return type(answer)([answer.files[0] + b"\0"], answer.infotexts, answer.seconds)
 
-    assert not off_identical(Leaky(), DrawingHost(), orders, Recipe())
+    assert not off_identical(Leaky(), orders, Recipe(), without)
 
 
 def test_a_report_is_plain_json_and_reads_well(host, tmp_path):

@@ -27,11 +27,13 @@ def like(words=PIRATE, **changes):
 
 
 def test_agreement_counts_unnamed_attributes_only():
-    matrix = agreement_matrix([PIRATE, PIRATE], [like(pose="down", ground="snow"), like(shirt="blue", sky="pink", skin="dark")])
+    targets = [like(pose="down", ground="snow"), like(shirt="blue", sky="pink", skin="dark")]
+    matrix = agreement_matrix([PIRATE, PIRATE], targets)
     assert matrix.shape == (2, len(UNNAMED))
     assert matrix.mean(axis=1).tolist() == [1.0, 0.5]
     assert mean_of_rows(matrix).value == 0.75
-    assert by_attribute(matrix) == {"shirt": 0.5, "trousers": 1, "hair": 1, "length": 1, "skin": 0.5, "sky": 0.5}
+    found = {name: measured.value for name, measured in by_attribute(matrix).items()}
+    assert found == {"shirt": 0.5, "trousers": 1, "hair": 1, "length": 1, "skin": 0.5, "sky": 0.5}
 
 
 def test_adherence_counts_named_attributes_only():

@@ -94,8 +94,11 @@ def load_script(path: Path) -> list[type[Script]]:
     finally:
         sys.path.remove(str(base))
         _basedir.pop()
-    return [found for found in vars(module).values()
-            if isinstance(found, type) and issubclass(found, Script) and found is not Script]
+    classes = [found for found in vars(module).values()
+               if isinstance(found, type) and issubclass(found, Script) and found is not Script]
+    for found in classes:
+        found.filename = str(path)
+    return classes
 
 
 class ScriptRunner:
@@ -106,7 +109,6 @@ class ScriptRunner:
         self.default_args: list[Any] = [0]  # web UIs keep the first place for the script chosen from the menu
         for kind in classes:
             script = kind()
-            script.filename = sys.modules[kind.__module__].__file__ if kind.__module__ in sys.modules else ""
             if script.show(False) is AlwaysVisible:
                 script.alwayson, script.name = True, script.title().lower()
                 self.alwayson_scripts.append(script)

@@ -6,6 +6,8 @@ own.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ from diffusers import (
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
 )
+
+# torchsde compares single-precision noise levels with the rounded ends of its interval; nothing is wrong.
+warnings.filterwarnings("ignore", message="Should have t[ab][<>]=t", module="torchsde")
 
 
 class Sampler(NamedTuple):
@@ -35,6 +40,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "Exponential": {"use_exponential_sigmas": True},
     "SGM Uniform": {"timestep_spacing": "trailing"},
 }
+_FROM_THE_MODEL = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+                   "steps_offset", "rescale_betas_zero_snr")
 _ALL = tuple(SCHEDULES)
 _SPACED = ("Uniform", "SGM Uniform")  # diffusers has no Karras levels for these
 
@@ -76,8 +83,8 @@ def create(sampler: Sampler, schedule: str, steps: int, config: Mapping[str, Any
     ``config`` is that of the model's own scheduler: betas and prediction type (epsilon or v) come from it. ``seeds``,
     one an image, make the noise of DPM++ SDE the image's own.
     """
-    kept = {key: config[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
-                                         "prediction_type", "steps_offset", "rescale_betas_zero_snr") if key in config}
+    understood = inspect.signature(sampler.kind.__init__).parameters
+    kept = {key: config[key] for key in _FROM_THE_MODEL if key in config and key in understood}
     extra = dict(SCHEDULES[schedule])
     spacing = "leading" if sampler.kind is DDIMScheduler else "linspace"
     extra.setdefault("timestep_spacing", spacing)
@@ -85,8 +92,6 @@ def create(sampler: Sampler, schedule: str, steps: int, config: Mapping[str, Any
         extra["timestep_spacing"] = "trailing"  # a single evenly spaced step would begin at no noise at all
     if sampler.kind is DDIMScheduler:
         extra |= {"clip_sample": False, "set_alpha_to_one": False}
-    if sampler.kind in (HeunDiscreteScheduler, DPMSolverSDEScheduler, DPMSolverMultistepScheduler):
-        kept.pop("rescale_betas_zero_snr", None)
     scheduler = sampler.kind.from_config(kept, **extra)
     if sampler.kind is DPMSolverSDEScheduler:
         scheduler.noise_sampler_seed = list(seeds)

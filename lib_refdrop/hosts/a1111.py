@@ -1,0 +1,194 @@
+"""The adapter for AUTOMATIC1111: SD1.x and SD2.x (``ldm``) and SDXL (``sgm``) under any attention optimisation.
+
+The optimisations rewrite methods of classes whenever a model is loaded or an option changes, so nothing is replaced
+here: a hook on every ``attn1`` module takes the layer's output, however it was computed, as the plain half.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RefDropError
+from ..rfg import attention
+from ..session import Session
+from ..sites import COND, UNCOND, Lineage, Site
+from .clock import SigmaClock
+from .ldm_names import lineage_of, self_attentions
+from .notes import BATCH_CHANGED, SWAPPED
+
+
+class A1111Adapter:
+    """Reaches ``p.sd_model.model.diffusion_model``; the branches are read from the denoiser of ``p.sampler``."""
+
+    @staticmethod
+    def fits(p: Any) -> bool:
+        unet = _unet(p)
+        return unet is not None and hasattr(p.sd_model, "alphas_cumprod") and bool(self_attentions(unet))
+
+    def lineage(self, p: Any) -> Lineage:
+        return lineage_of(_unet(p))
+
+    def attach(self, p: Any, session: Session) -> A1111Attachment:
+        """Raises :class:`RefDropError` where the model's own layers will not run, or there is no denoiser to read."""
+        replaced = _replacement_unet()
+        if replaced:
+            raise RefDropError(f"RefDrop cannot guide while the UNet is replaced by {replaced}; choose SD UNet None in "
+                               "the settings.")
+        denoiser = getattr(p.sampler, "model_wrap_cfg", None)
+        if not isinstance(denoiser, nn.Module):
+            raise RefDropError(f"RefDrop cannot follow the sampler {p.sampler_name}; choose another.")
+        return A1111Attachment(p.sd_model, denoiser, session)
+
+
+class A1111Attachment:
+    """Hooks for one sampling pass.
+
+    They do something only inside a call of this pass's own denoiser. Should a host forget to close a generation that
+    failed, what is left behind is inert, and goes when this object does.
+    """
+
+    def __init__(self, model: Any, denoiser: nn.Module, session: Session) -> None:
+        self._model, self._session = model, session
+        self._checkpoint = getattr(model, "sd_checkpoint_info", None)
+        self._clock = SigmaClock(model.alphas_cumprod)
+        self._inside = self._called = False  # in a call of the denoiser; did that call reach the UNet
+        self._expected: list[str] = []  # the rows it has yet to send there
+        self._rows = 0  # of the UNet call that is running, 0 where it is not ours to touch
+        unet, mine = model.model.diffusion_model, weakref.ref(self)
+        handles = [denoiser.register_forward_pre_hook(_before_denoiser(mine), with_kwargs=True),
+                   denoiser.register_forward_hook(_after_denoiser(mine)),
+                   unet.register_forward_pre_hook(_before_unet(mine), with_kwargs=True)]
+        self._remove = weakref.finalize(self, _remove_all, handles)
+        handles += [layer.register_forward_hook(_after_layer(mine, site), with_kwargs=True)
+                    for site, layer in self_attentions(unet).items()]
+
+    def detach(self) -> None:
+        self._remove()
+        self._inside, self._rows = False, 0
+
+    def denoise(self, x: Tensor, cond: Any) -> None:
+        """The denoiser starts: it sends every part of every prompt, then the negative ones, in one call or several."""
+        halves = 2 if getattr(self._model, "cond_stage_key", None) == "edit" else 1  # InstructPix2Pix has a third part
+        self._expected = [COND] * sum(len(parts) for parts in cond.batch) + [UNCOND] * (halves * len(x))
+        self._inside, self._called, self._rows = True, False, 0
+
+    def denoised(self) -> None:
+        if self._inside and not self._called:  # a refiner of another architecture is another object
+            self._note(SWAPPED)
+        self._inside, self._rows = False, 0
+
+    def call(self, x: Tensor, timesteps: Tensor) -> None:
+        """The UNet starts."""
+        rows, self._rows = len(x), 0
+        if not self._inside:
+            return
+        self._called = True
+        if getattr(self._model, "sd_checkpoint_info", None) is not self._checkpoint:
+            self._note(SWAPPED)  # a refiner of the same architecture comes into the same modules, hooks and all
+        elif rows > len(self._expected):
+            self._note(BATCH_CHANGED)
+        else:
+            branches, self._expected = self._expected[:rows], self._expected[rows:]
+            self._rows = rows
+            self._session.begin_call(self._clock(float(timesteps.flatten()[0])), branches)
+
+    def at(self, site: Site, layer: nn.Module, hidden: Tensor, own: Tensor) -> Tensor:
+        if not self._rows:
+            return own
+        if own.shape[0] != self._rows:
+            self._note(BATCH_CHANGED)
+            return own
+        return self._session.at(site, own, _Layer(layer, hidden))
+
+    def _note(self, note: str) -> None:
+        if note not in self._session.outcome.notes:
+            self._session.outcome.notes.append(note)
+
+
+class _Layer:
+    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.session.SiteInput`."""
+
+    def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
+        self._layer, self._hidden, self._queries = layer, hidden, None
+
+    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
+        hidden = self._hidden[row:row + 1]
+        return self._layer.to_k(hidden)[0], self._layer.to_v(hidden)[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor) -> Tensor:
+        # The layer's own output has passed to_out, which is affine: blending after it equals blending before it.
+        if self._queries is None:
+            self._queries = self._layer.to_q(self._hidden)
+        q = self._queries[rows]
+        if _upcasts() and q.dtype != torch.float32:
+            with torch.autocast(q.device.type, enabled=False) if torch.is_autocast_enabled() else nullcontext():
+                out = attention(q.float(), k[None].float(), v[None].float(), self._layer.heads).to(q.dtype)
+        else:
+            out = attention(q, k[None].to(q.dtype), v[None].to(q.dtype), self._layer.heads)
+        return self._layer.to_out(out)
+
+
+def _before_denoiser(mine):
+    def hook(module, args, kwargs):
+        if attachment := mine():
+            cond = kwargs["cond"] if "cond" in kwargs else args[3]
+            attachment.denoise(args[0] if args else kwargs["x"], cond)
+
+    return hook
+
+
+def _after_denoiser(mine):
+    def hook(module, args, output):
+        if attachment := mine():
+            attachment.denoised()
+
+    return hook
+
+
+def _before_unet(mine):
+    def hook(module, args, kwargs):
+        if attachment := mine():
+            attachment.call(args[0] if args else kwargs["x"], args[1] if len(args) > 1 else kwargs["timesteps"])
+
+    return hook
+
+
+def _after_layer(mine, site: Site):
+    def hook(layer, args, kwargs, own):
+        attachment, context = mine(), args[1] if len(args) > 1 else kwargs.get("context")
+        if attachment is None or context is not None:  # attention over something else is not self-attention
+            return None
+        return attachment.at(site, layer, args[0] if args else kwargs["x"], own)
+
+    return hook
+
+
+def _remove_all(handles: Sequence[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _unet(p: Any) -> nn.Module | None:
+    unet = getattr(getattr(getattr(p, "sd_model", None), "model", None), "diffusion_model", None)
+    return unet if isinstance(unet, nn.Module) else None
+
+
+def _replacement_unet() -> str | None:
+    """The name of what runs in the UNet's place (TensorRT and kin), if anything does."""
+    current = getattr(sys.modules.get("modules.sd_unet"), "current_unet", None)
+    if current is None:
+        return None
+    return str(getattr(getattr(current, "option", None), "label", None) or type(current).__name__)
+
+
+def _upcasts() -> bool:
+    """Whether the user lets attention run in full precision: some SD2 models overflow otherwise."""
+    options = getattr(sys.modules.get("modules.shared"), "opts", None)
+    return bool(getattr(options, "upcast_attn", False))

@@ -1,0 +1,24 @@
+"""A small host over diffusers that runs RefDrop's script as the web UIs do: a page, an API, or plain calls.
+
+``python -m lib_refdrop.playground`` starts it; in a program::
+
+    from lib_refdrop.playground import ApiError, Playground
+    answer = Playground("examples/demo-model", refdrop_dir="latents").txt2img({"prompt": "a wizard", "steps": 20})
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import host
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read by gradio when it is imported
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a package that only image encoders would need
+host.enter()
+
+from modules.sd_models import ModelProblem  # noqa: E402 - importable only from here on
+
+from .errors import ApiError  # noqa: E402
+from .playground import DEFAULT_MODEL, Playground  # noqa: E402
+
+__all__ = ["DEFAULT_MODEL", "ApiError", "ModelProblem", "Playground"]

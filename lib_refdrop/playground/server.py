@@ -1,0 +1,70 @@
+"""The playground over HTTP: web UIs' ``/sdapi/v1`` as a thin layer over :class:`Playground`, and the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import Body, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from modules import script_callbacks
+
+from .errors import ApiError
+from .page import new_page
+from .playground import PROGRAM, Playground
+
+
+def serve(playground: Playground, host: str, port: int) -> None:
+    """Serves page and API until interrupted (Ctrl+C)."""
+    page = new_page(playground)
+    app = gr.mount_gradio_app(new_app(playground), page.queue(), path="/")
+    script_callbacks.app_started_callback(page, app)
+    print(f"{PROGRAM} is at http://{host}:{port}/ (API at /sdapi/v1, Ctrl+C ends it).", flush=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def new_app(playground: Playground) -> FastAPI:
+    """The application; every error is an HTTP status with one sentence in ``{"detail": …}``."""
+    app = FastAPI(title=PROGRAM)
+
+    @app.exception_handler(ApiError)
+    def answer_error(request: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_code=error.status)
+
+    @app.exception_handler(RequestValidationError)
+    def answer_no_json(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": "The request's body is not JSON; send an object such as {\"prompt\": \"a wizard\"}."},
+                            status_code=422)
+
+    @app.post("/sdapi/v1/txt2img")
+    def txt2img(payload: Any = Body(None)) -> JSONResponse:
+        return JSONResponse(playground.txt2img(payload))
+
+    @app.post("/sdapi/v1/options")
+    def set_options(changes: Any = Body(None)) -> None:
+        playground.set_options(changes)
+
+    @app.post("/sdapi/v1/interrupt")
+    def interrupt() -> dict:
+        playground.interrupt()
+        return {}
+
+    @app.post("/sdapi/v1/skip")
+    def skip() -> None:
+        playground.skip()
+
+    for path, answer in {
+        "scripts": playground.scripts, "script-info": playground.script_info, "samplers": playground.samplers,
+        "schedulers": playground.schedulers, "sd-models": playground.models, "options": playground.options,
+        "progress": playground.progress,
+    }.items():
+        app.add_api_route(f"/sdapi/v1/{path}", _no_arguments(answer), methods=["GET"])
+    return app
+
+
+def _no_arguments(answer):
+    """A route that takes whatever query clients send (``?skip_current_image=false``) and answers the same."""
+    return lambda: JSONResponse(answer())

@@ -1,0 +1,4 @@
+"""What RefDrop is inside a web UI (or the playground): the panel, and one run for every processing object.
+
+Importable only where a host's ``modules`` package is.
+"""

@@ -1,0 +1,40 @@
+"""A session that never lets its own problems out into the host's model call, where they would end the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ..errors import RefDropError
+from ..session import Outcome, Session, SiteInput
+from ..sites import Site
+
+
+class GuardedSession:
+    """Stands in for a :class:`Session` at an adapter; after a problem, which ``tell`` hears of once, all stays plain.
+
+    A reference's features are read while the model runs, so a file that is damaged or gone may show only then.
+    """
+
+    def __init__(self, session: Session, tell: Callable[[RefDropError], None]) -> None:
+        self._session, self._tell = session, tell
+        self._broken = False
+
+    @property
+    def outcome(self) -> Outcome:
+        return self._session.outcome
+
+    def begin_call(self, sigma: float, branches: Sequence[str]) -> None:
+        if not self._broken:
+            self._session.begin_call(sigma, branches)
+
+    def at(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
+        if self._broken:
+            return own
+        try:
+            return self._session.at(site, own, layer)
+        except RefDropError as problem:
+            self._broken = True
+            self._tell(problem)
+            return own

@@ -1,0 +1,36 @@
+"""Settings into an image's parameters and back: pasting fills every field, the unwritten ones with their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import SettingsError
+from ..settings import Control, Settings, check_value
+
+PROBLEM = "RefDrop problem"  # the key under which an image, or an API's answer, says why it was not guided
+NOTE = "RefDrop note"  # and under which it says what was not as asked for
+_MARK = "RefDrop mode"  # stands in the parameters of every image that RefDrop had a part in
+
+
+def written_keys() -> set[str]:
+    """Every key that RefDrop writes."""
+    return {control.infotext for _, _, control in Settings.controls() if control.infotext} | {PROBLEM, NOTE}
+
+
+def paste_function(name: str, default: Any, control: Control) -> Callable[[Mapping[str, str]], Any]:
+    """What a host calls with pasted parameters: the value for this setting, or None to leave the field as it is."""
+
+    def value(parameters: Mapping[str, str]) -> Any:
+        if name == "enabled":
+            return _MARK in parameters
+        if _MARK not in parameters or control.infotext is None:
+            return None
+        if control.infotext not in parameters:
+            return None if control.tier == "important" else default
+        try:
+            return check_value(parameters[control.infotext], default, control)
+        except SettingsError:  # parameters edited by hand; the panel keeps what it has
+            return None
+
+    return value

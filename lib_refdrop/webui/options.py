@@ -1,0 +1,26 @@
+"""RefDrop's part of the host's settings page."""
+
+from __future__ import annotations
+
+from modules import shared
+
+from ..settings import SCRIPT_NAME
+
+INNER_PASSES = "refdrop_inner_passes"
+_OPTIONS = {
+    INNER_PASSES: (False, "Guide the inner passes of detailers as well",
+                   "Scripts such as face detailers generate parts of a picture again; they run plain otherwise"),
+}
+
+
+def add_options() -> None:
+    """Registers them, which also lets the host restore them after a request with ``override_settings``."""
+    for name, (default, label, info) in _OPTIONS.items():
+        option = shared.OptionInfo(default, label, section=("refdrop", SCRIPT_NAME)).info(info)
+        shared.opts.add_option(name, option)
+        shared.opts.data.setdefault(name, default)  # hosts restore only what has a value
+
+
+def option(name: str) -> bool:
+    """An option's value; its default in hosts without a settings page."""
+    return bool(getattr(shared.opts, name, _OPTIONS[name][0]))

@@ -1,0 +1,281 @@
+"""RefDrop's part in one generation. It lives on the processing object, never on the script: scripts are shared."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from modules import shared
+
+from ..errors import RefDropError
+from ..hosts import Attachment, find_adapter
+from ..recorder import Recorder
+from ..reference import Reference
+from ..session import Outcome, Session
+from ..settings import Settings
+from ..sites import Lineage
+from .guard import GuardedSession
+from .infotext import NOTE, PROBLEM, written_keys
+from .options import INNER_PASSES, option
+from .provenance import default_name, provenance
+from .shelf import Shelf, shelf
+from .xyz import with_axes
+
+logger = logging.getLogger("RefDrop")
+
+_NO_PASS = "This generation had no pass that RefDrop is switched on for"
+
+
+def start(p: Any, args: Sequence[Any]) -> None:
+    """A generation begins. Off, it touches nothing; on, ``p`` has a :class:`Run` from here on."""
+    _forget(p)
+    try:
+        settings = Settings.from_args(with_axes(p, args))
+    except RefDropError as problem:
+        _stop(p, problem)
+        _complain(p, problem, shelf())
+        return
+    if settings.enabled and _inside_another(p) and not (settings.mode == "Use" and option(INNER_PASSES)):
+        logger.info("A generation inside another one (a detailer's) runs plain; there is a setting to change that.")
+    elif settings.enabled:
+        p.refdrop = Run(p, settings, shelf())
+        p.refdrop.open()
+
+
+def run_of(p: Any) -> Run | None:
+    """The run that :func:`start` gave ``p``, if RefDrop is on."""
+    return getattr(p, "refdrop", None)
+
+
+class Run:
+    """Opens a session round each sampling pass of ``p``, saves what was recorded, and says what happened.
+
+    Whatever happens, the model is left as it was found: at the end of each pass, and when ``p`` is closed.
+    """
+
+    def __init__(self, p: Any, settings: Settings, shelf: Shelf) -> None:
+        self._p, self._settings, self._shelf = p, settings, shelf
+        self.running = self._active = True
+        self._batch, self._passes = 0, 0
+        self._reference: Reference | None = None
+        self._recorder: Recorder | None = None
+        self._session: Session | None = None
+        self._attachment: Attachment | None = None
+        self._done = Outcome()
+        self._written: list[str] = []
+
+    def open(self) -> None:
+        """Finds the reference to use, so that a missing one is known before anything is computed."""
+        self._p.close = _Close(self)  # the only thing hosts do after every generation, failed ones too
+        if self._settings.mode == "Use":
+            try:
+                self._reference = self._shelf.load(self._settings.store, self._settings.reference)
+            except RefDropError as problem:
+                self._give_up(problem)
+
+    def check(self) -> None:
+        """The model is there, no picture is begun: the last moment to stop without leaving a noisy one."""
+        if not self._active:
+            return
+        try:
+            lineage = find_adapter(self._p).lineage(self._p)
+            if self._settings.mode == "Use":
+                hires = self._settings.enabled_hr and getattr(self._p, "enable_hr", False)
+                for pass_name in ("base", "hires") if hires else ("base",):
+                    self._session_for(pass_name, lineage)
+        except RefDropError as problem:
+            self._give_up(problem)
+
+    def begin_batch(self, number: int) -> None:
+        """Batch ``number`` starts; parameters written for an earlier one say nothing about it."""
+        self._batch, self._done, self._passes = number, Outcome(), 0
+        for key in self._written:
+            self._p.extra_generation_params.pop(key, None)
+        self._written = []
+
+    def begin_pass(self) -> None:
+        """A sampling pass starts (or starts again: Forge announces a second pass twice)."""
+        self.end_pass()
+        hires = bool(getattr(self._p, "is_hr_pass", False))
+        saved = self._settings.mode == "Save" and self._batch > 0
+        if not self._active or (hires and not self._settings.enabled_hr) or saved:
+            return
+        try:
+            self._attach("hires" if hires else "base")
+        except RefDropError as problem:
+            self._give_up(problem)
+
+    def end_pass(self) -> None:
+        """The pass is over: lets go of the model and asks what happened."""
+        self.detach()
+        session, self._session = self._session, None
+        if session is None or not session.outcome.calls:
+            return
+        try:
+            outcome = session.outcome if _interrupted() else session.finish()
+        except RefDropError as problem:
+            self._give_up(RefDropError(" ".join(session.outcome.notes)) if session.outcome.notes else problem)
+            return
+        self._done.calls += outcome.calls
+        self._done.guided_calls += outcome.guided_calls
+        self._done.notes += [note for note in outcome.notes if note not in self._done.notes]
+
+    def end_batch(self) -> None:
+        """A batch is sampled: keeps the reference, or says how far it was guided."""
+        self.end_pass()
+        if not self._active:
+            return
+        if self._settings.mode == "Use":
+            self._report_use()
+        elif self._batch == 0:
+            self._save()
+
+    def finish(self) -> None:
+        """All pictures are finished: what starts now is no longer inside this generation."""
+        self.running = False
+
+    def close(self) -> None:
+        """The generation is over, however it ended."""
+        self.finish()
+        self.detach()
+
+    def detach(self) -> None:
+        """Takes everything off the model. More than once does no harm."""
+        attachment, self._attachment = self._attachment, None
+        if attachment is not None:
+            attachment.detach()
+
+    def _attach(self, pass_name: str) -> None:
+        adapter = find_adapter(self._p)
+        session = self._session_for(pass_name, adapter.lineage(self._p))
+        self._attachment = adapter.attach(self._p, GuardedSession(session, self._give_up))
+        self._session = session
+        self._passes += 1
+
+    def _session_for(self, pass_name: str, lineage: Lineage) -> Session:
+        """The session of a pass. Raises :class:`ReferenceProblem` where the reference cannot serve it."""
+        if self._settings.mode == "Use":
+            guides = [(self._reference, self._settings.rfg)]
+            return Session(lineage, self._settings.sections, guides=guides, pass_name=pass_name)
+        if self._recorder is None or pass_name == "base":
+            self._recorder = Recorder(lineage, provenance(self._p), self._settings.save_percent)
+        self._recorder.begin_pass(pass_name)
+        return Session(lineage, self._settings.sections, recorder=self._recorder, pass_name=pass_name)
+
+    def _save(self) -> None:
+        if _interrupted():
+            self._tell("The generation was interrupted, so no reference was saved.")
+            return
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            self._tell(_NO_PASS + ", so no reference was saved.")
+            return
+        made = provenance(self._p)
+        name = self._settings.reference.strip() or default_name(made["prompt"], made["seed"])
+        try:
+            saved = self._shelf.save(self._settings.store, recorder.reference(name), name, self._settings.replace)
+        except RefDropError as problem:
+            self._give_up(problem)
+            return
+        self._write(saved.name)
+        self._tell(" ".join([self._shelf.describe(saved), *self._done.notes]))
+
+    def _report_use(self) -> None:
+        name = self._reference.name
+        if not self._passes:
+            self._tell(_NO_PASS + ", so nothing was guided.")
+        elif self._settings.rfg == 0:
+            self._tell("The coefficient is 0, so nothing was guided.")
+        elif self._done.guided_calls:
+            self._write(name)
+            guided, calls = self._done.guided_calls, self._done.calls
+            how_much = "throughout" if guided == calls else f"in {guided} of {calls} model calls"
+            self._tell(" ".join([f"Guided by {name!r} at {self._settings.rfg:g}, {how_much}.", *self._done.notes]))
+        elif not _interrupted():
+            self._give_up(RefDropError(" ".join(self._done.notes) or "The model's self-attention never ran, so nothing "
+                                       "was guided; another extension may replace the model or its attention."))
+
+    def _write(self, used: str) -> None:
+        texts = self._settings.infotext(used)
+        if self._done.notes:
+            texts[NOTE] = " ".join(self._done.notes)
+        self._p.extra_generation_params.update(texts)
+        self._written = list(texts)
+
+    def _give_up(self, problem: RefDropError) -> None:
+        """No guidance and no save from here on; the generation stops, or goes on plain, as the user chose."""
+        self._active = False
+        self.detach()
+        self._session = self._recorder = None
+        if self._settings.on_problem == "Stop":
+            _stop(self._p, problem)
+        _complain(self._p, problem, self._shelf)
+
+    def _tell(self, sentence: str) -> None:
+        logger.info(sentence)
+        _show(self._p, sentence, self._shelf)
+
+
+class _Close:
+    """``p.close`` while a run is on it: closes the run, then ``p`` as it would have been."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._close = run, run._p.close
+
+    def __call__(self) -> None:
+        try:
+            self._run.close()
+        finally:
+            self._close()
+
+
+def _forget(p: Any) -> None:
+    """Web UIs copy a processing object to run it again (prompts from a file, X/Y/Z plots): the copy starts anew."""
+    for name in ("refdrop", "refdrop_stopped"):
+        vars(p).pop(name, None)
+    if isinstance(vars(p).get("close"), _Close):
+        del p.close
+    stale = written_keys() & set(p.extra_generation_params)
+    if stale:  # copies share this dict, and say with it what was done to another picture
+        p.extra_generation_params = {key: value for key, value in p.extra_generation_params.items() if key not in stale}
+
+
+def _inside_another(p: Any) -> bool:
+    """Whether another generation is being made: detailers start theirs from its hooks, so it is up the call stack.
+
+    Nothing else tells: hosts do not say so, and a note kept elsewhere would outlive a generation that failed.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        outer = frame.f_locals.get("p")
+        run = vars(outer).get("refdrop") if outer is not p and hasattr(outer, "__dict__") else None
+        if isinstance(run, Run) and run.running:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupted() -> bool:
+    return bool(shared.state.interrupted or shared.state.skipped)
+
+
+def _stop(p: Any, problem: RefDropError) -> None:
+    """Ends the generation. An exception would not: hosts log what a hook raises and go on."""
+    p.refdrop_stopped = problem
+    shared.state.interrupt()
+
+
+def _complain(p: Any, problem: RefDropError, shelf: Shelf) -> None:
+    """Says what went wrong where people look: on the page, in an API's answer and once in the log."""
+    logger.warning("RefDrop: %s", problem)
+    p.extra_generation_params[PROBLEM] = str(problem)
+    _show(p, str(problem), shelf)
+
+
+def _show(p: Any, sentence: str, shelf: Shelf) -> None:
+    shelf.message = sentence
+    comment = getattr(p, "comment", None)
+    if callable(comment):  # shown under the pictures by every host since AUTOMATIC1111 1.6
+        comment(sentence)

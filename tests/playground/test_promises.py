@@ -1,0 +1,114 @@
+"""The design's contracts, through the script and the API, on the bundled model."""
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from lib_refdrop.playground import DEFAULT_MODEL, Playground
+
+from .conftest import Studio
+
+
+def furthest(one, other):
+    return int(np.abs(one.astype(int) - other).max())
+
+
+def state_of(unet):
+    """Everything a patch could leave behind: attributes, hooks and processors of every module."""
+    return [(name, sorted(vars(module)), vars(type(module)).keys(), len(module._forward_hooks),
+             len(module._forward_pre_hooks), id(getattr(module, "processor", None))) for name, module in unet.named_modules()]
+
+
+def test_off_is_bit_identical_to_a_host_without_the_extension(studio):
+    bare = Studio(Playground(DEFAULT_MODEL, extension=False))
+    plain = bare.draw(batch_size=2)
+    before = state_of(studio.playground.model.pipeline.unet)
+    studio.save("hero")
+    studio.draw({"rfg": 0.5}, seed=8)
+    off = studio.draw(batch_size=2)
+    assert all(np.array_equal(one, other) for one, other in zip(off.pictures, plain.pictures))
+    assert "RefDrop RFG" not in off.parameters[0] and "RefDrop mode" not in off.parameters[0]
+    assert state_of(studio.playground.model.pipeline.unet) == before
+
+
+def test_saving_and_a_coefficient_of_zero_change_nothing(studio):
+    plain, other = studio.draw(), studio.draw(seed=8)
+    assert np.array_equal(studio.save("hero").pictures[0], plain.pictures[0])
+    zero = studio.draw({"rfg": 0}, seed=8)
+    assert np.array_equal(zero.pictures[0], other.pictures[0])
+    assert "RefDrop" not in zero.parameters[0].replace("RefDrop playground", "")
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ SDE", "DDIM"])
+def test_own_seed_gives_the_own_picture_at_every_coefficient(studio, sampler):
+    saved = studio.save("hero", sampler_name=sampler)
+    for c in (0.3, 0.7, -0.5):
+        again = studio.draw({"reference": "hero", "rfg": c}, sampler_name=sampler)
+        assert furthest(again.pictures[0], saved.pictures[0]) <= 2
+        assert "throughout" in again.comments
+
+
+def test_a_reference_serves_another_sampler_steps_batch_and_size(studio):
+    studio.save("hero", steps=20, sampler_name="Euler")
+    other = dict(seed=11, steps=12, sampler_name="Heun", batch_size=4, width=192, height=96)
+    guided, plain = studio.draw({"reference": "hero", "rfg": 0.5}, **other), studio.draw(**other)
+    assert len(guided.pictures) == 4 and guided.pictures[0].shape == (96, 192, 3)
+    assert all(furthest(one, two) > 20 for one, two in zip(guided.pictures, plain.pictures))
+    assert "throughout" in guided.comments
+
+
+def test_every_picture_of_a_batch_is_the_one_its_seed_gives_alone(studio):
+    studio.save("hero")
+    settings = {"reference": "hero", "rfg": 0.4}
+    batch = studio.draw(settings, seed=30, batch_size=2, n_iter=2)
+    for number, picture in enumerate(batch.pictures):
+        assert furthest(picture, studio.draw(settings, seed=30 + number).pictures[0]) <= 2
+
+
+def test_without_guidance_scale_only_the_conditional_branch_is_used(studio):
+    saved = studio.save("hero", cfg_scale=1)
+    again = studio.draw({"reference": "hero", "rfg": 0.7}, cfg_scale=1)
+    assert furthest(again.pictures[0], saved.pictures[0]) <= 2 and "throughout" in again.comments
+
+
+def test_a_reference_is_one_file_that_the_public_library_reads(studio):
+    said = studio.save("hero").comments
+    files = list((studio.playground.refdrop_dir).iterdir())
+    assert [file.name for file in files] == ["hero.safetensors"] and "1 file" in said
+    with safe_open(files[0], framework="pt") as file:
+        assert "a pirate arms up on grass" in file.metadata()["refdrop"] and len(list(file.keys())) > 10
+
+
+def test_parameters_tell_what_guided_the_picture(studio):
+    studio.save("hero")
+    text = studio.draw({"rfg": -0.3, "layer_input": False}, seed=8).parameters[0]
+    assert "RefDrop RFG: -0.3" in text and "RefDrop reference: hero" in text and "RefDrop input layers: False" in text
+
+
+def test_references_in_memory_leave_no_file(studio):
+    saved = studio.draw({"mode": "save", "store": "ram", "reference": "hero"})
+    again = studio.draw({"store": "RAM", "reference": "hero", "rfg": 0.7})
+    assert furthest(again.pictures[0], saved.pictures[0]) <= 2
+    assert not studio.playground.refdrop_dir.exists() or not list(studio.playground.refdrop_dir.iterdir())
+
+
+def test_the_nine_arguments_of_the_older_extension_still_work(studio):
+    saved = studio.draw([True, 0.3, "Save", False, "Disk", 100, True, True, True])
+    again = studio.draw([True, 0.3, "Use", False, "Disk", 100, True, True, True])
+    assert furthest(again.pictures[0], saved.pictures[0]) <= 2
+
+
+def test_saving_twice_keeps_both_unless_asked_to_replace(studio):
+    studio.save("hero")
+    assert "hero-2" in studio.save("hero", seed=6).comments
+    studio.draw({"mode": "Save", "reference": "hero", "replace": True}, seed=7)
+    assert sorted(file.stem for file in studio.playground.refdrop_dir.iterdir()) == ["hero", "hero-2"]
+
+
+def test_part_of_the_schedule_and_of_the_layers_can_be_kept(studio):
+    studio.save("whole", steps=10)
+    studio.draw({"mode": "Save", "reference": "half", "save_percent": 50}, steps=10)
+    studio.draw({"mode": "Save", "reference": "outer", "layer_input": False, "layer_middle": False}, steps=10)
+    size = {file.stem: file.stat().st_size for file in studio.playground.refdrop_dir.iterdir()}
+    assert 0.45 < size["half"] / size["whole"] < 0.55 and size["outer"] < 0.8 * size["whole"]
+    assert "5 of 10 model calls" in studio.draw({"reference": "half"}, steps=10, seed=8).comments
