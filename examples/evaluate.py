@@ -4,6 +4,11 @@
 
 Prompts and seeds follow from --seed alone. Writes DIR/report.json, the curve over the coefficients DIR/curve.png and a
 sample of the pictures DIR/grid.png. With --url the same requests go to a web UI that has RefDrop and this model.
+
+    python examples/evaluate.py --ablate --seed 7 --pairs 32 --out DIR
+
+keeps each reference in many smaller ways instead and measures what is left of the effect: DIR/ablation.json, and as
+DIR/contributions.json the table that budgets are kept by (lib_refdrop/contributions.json).
 """
 
 from __future__ import annotations
@@ -49,7 +54,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help=f"of the curve (default: {','.join(f'{c:g}' for c in COEFFICIENTS)})")
     parser.add_argument("--out", type=Path, default=Path("refdrop-evaluation"), help="folder (default: %(default)s)")
     parser.add_argument("--url", help="a web UI's address, e.g. http://127.0.0.1:7860, instead of the playground")
-    return parser.parse_args(arguments)
+    parser.add_argument("--ablate", nargs="?", const="", metavar="NAME,NAME,...",
+                        help="measure what smaller references lose, of all ways to keep them or of those named")
+    options = parser.parse_args(arguments)
+    if options.ablate is not None and options.url:
+        parser.error("--ablate looks into references, which a web UI at --url does not show")
+    return options
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +69,7 @@ def main(arguments: list[str]) -> int:
     try:
         prepare(ROOT, MODEL, options.out)
         with problems_are_sentences():
-            return evaluate(options)
+            return evaluate(options) if options.ablate is None else ablate(options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
@@ -97,6 +107,32 @@ def evaluate(options: argparse.Namespace) -> int:
     _draw(results, curve, options)
     print("\n" + table(report) + "\n\n" + _curve_table(curve) + "\n\n" + kept(report) + "\n" + promises(report))
     print(f"\n{len(pairs)} pairs in {report['total_seconds']:.0f} s; see report.json, curve.png and grid.png in "
+          f"{options.out}.")
+    return 0
+
+
+def ablate(options: argparse.Namespace) -> int:
+    start = time.monotonic()
+    from demo.ablation import Ablation, judge, table, variants, write_all
+    from demo.client import LocalClient, Recipe
+    from demo.pairs import make_pairs
+    from demo.reader import Reader
+    from demo.setup import Problem, Ticker
+
+    reader = Reader.load(MODEL)
+    print("Loading the bundled model ...", flush=True)
+    client = LocalClient(MODEL, options.out / "references")
+    there, named = variants(client.lineage), [name.strip() for name in options.ablate.split(",") if name.strip()]
+    if unknown := [name for name in named if name not in there]:
+        raise Problem(f"There is no variant named {unknown[0]!r}; there is: {', '.join(there)}.")
+    with Ticker() as ticker:
+        made = Ablation(client, Recipe(), ticker.show).run(
+            make_pairs(options.seed, options.pairs), {name: there[name] for name in named or there})
+    command = f"python examples/evaluate.py --ablate --seed {options.seed} --pairs {options.pairs}"
+    report = {"seed": options.seed, **judge(made, reader)}
+    write_all(report, command, options.out)
+    print("\n" + table(report))
+    print(f"\n{options.pairs} pairs in {time.monotonic() - start:.0f} s; see ablation.json and contributions.json in "
           f"{options.out}.")
     return 0
 

@@ -12,20 +12,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, ``Attn(Q, K, V)`` of the paper.
 
     q ``[B, T, W]``; k and v ``[B, S, W]`` or ``[1, S, W]`` (one reference for every row: it is expanded as a view, not
-    copied). The reference may have another number of tokens, S, than the picture. Returns ``[B, T, W]`` in q's dtype.
+    copied). The reference may have another number of tokens, S, than the picture. ``bias`` ``[S]`` is added to the
+    logits: the logarithm of the number of tokens that a key stands for, where tokens were merged (ToMe, Bolya et al.
+    2023, proportional attention). Returns ``[B, T, W]`` in q's dtype.
 
     Raises ValueError when widths differ or do not divide by ``heads``.
     """
     batch, tokens, width = q.shape
     if width % heads or k.shape[-1] != width or v.shape != k.shape or k.shape[0] not in (1, batch):
-        raise ValueError(f"attention shapes do not fit: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, {heads} heads")
+        raise ValueError(f"attention shapes do not fit: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, "
+                         f"{heads} heads")
     split = [x.reshape(x.shape[0], -1, heads, width // heads).transpose(1, 2) for x in (q, k, v)]
     split[1:] = [x.expand(batch, -1, -1, -1) for x in split[1:]]
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).reshape(batch, tokens, width)
+    mask = None if bias is None else bias.to(q).expand(tokens, -1)
+    return F.scaled_dot_product_attention(*split, attn_mask=mask).transpose(1, 2).reshape(batch, tokens, width)
 
 
 def blend(own: Tensor, references: Sequence[Tensor], coefficients: Sequence[float],

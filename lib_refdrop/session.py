@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import ReferenceProblem
+from .guide import Guide
 from .recorder import Recorder
-from .reference import Key, Reference
+from .reference import Reference
+from .replay import Replays, replay
 from .rfg import blend
+from .site_input import ModelCall, SiteInput
 from .sites import Lineage, Site
-
-
-class SiteInput(Protocol):
-    """What an adapter offers at a site; only what is asked for is computed."""
-
-    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
-        """This layer's own K and V of one batch row, each ``[tokens, width]``."""
-
-    def attend(self, rows: slice, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of some rows' queries over one reference's k and v ``[S, width]``, in the form of the layer's own
-        output: ``[rows, tokens, C]``."""
 
 
 @dataclass
@@ -43,23 +34,37 @@ class Session:
     batch layout than the reference's is served by the nearest recorded noise level.
     """
 
-    def __init__(self, lineage: Lineage, sections: tuple[str, ...], recorder: Recorder | None = None,
-                 guides: Sequence[tuple[Reference, float]] = (), pass_name: str = "base") -> None:
-        """Give a recorder to save, or guides, ``(reference, c)`` pairs, to use.
+    def __init__(self, lineage: Lineage, sections: tuple[str, ...], recorders: Sequence[Recorder] = (),
+                 guides: Sequence[tuple[Reference, float]] = (), pass_name: str = "base",
+                 replays: Replays | None = None) -> None:
+        """Give recorders to save, guides, ``(reference, c)`` pairs, to use, or both.
 
-        Raises :class:`ReferenceProblem` when a reference cannot serve this model, pass or choice of layers.
+        A recorder keeps the features of the image of the batch that it names. ``replays`` keeps what trajectories were
+        computed into, for later passes. Raises :class:`ReferenceProblem` when a reference cannot serve this model, pass
+        or choice of layers.
         """
         self.outcome = Outcome()
-        self._sites = set(lineage.chosen(sections))
-        self._recorder, self._pass = recorder, pass_name
-        self._guides = [_Guide(reference, c, pass_name, lineage, self._sites) for reference, c in guides]
+        self._lineage, self._sites = lineage, set(lineage.chosen(sections))
+        self._recorders, self._pass, self._replays = recorders, pass_name, replays or Replays()
+        self._guides = [Guide(reference, c, pass_name, lineage, self._sites) for reference, c in guides]
         self._visits: dict[tuple[str, float], int] = {}
         self._rows: list[tuple[str, slice]] = []
-        self._recording: list[tuple[str, int, int]] = []
+        self._recording: list[tuple[Recorder, str, int, int]] = []  # recorder, branch, call, row
         self._guided = False
+        self._replaying: Callable[[Site, SiteInput], None] | None = None
 
-    def begin_call(self, sigma: float, branches: Sequence[str]) -> None:
-        """A model call starts: its noise level, and the branch of every row of its batch."""
+    @property
+    def replaying(self) -> bool:
+        """Whether the model call that runs is one of a replay: :meth:`begin_call` is not to be told of it."""
+        return self._replaying is not None
+
+    def begin_call(self, sigma: float, branches: Sequence[str], call: ModelCall | None = None) -> None:
+        """A model call starts: its noise level, the branch of every row of its batch, and the call itself.
+
+        Without ``call`` there is no trajectory to record, no token to merge and nothing to replay. Raises
+        :class:`ReferenceProblem` where a trajectory cannot be replayed on this model.
+        """
+        self._replay(call)
         sigma = float(f"{sigma:.6g}")  # the same level, however it was rounded on its way here
         self.outcome.calls += 1
         self._guided = False
@@ -73,28 +78,28 @@ class Session:
             visits[branch] = self._visits.get((branch, sigma), 0)
             self._visits[branch, sigma] = visits[branch] + 1
         self._recording = []
-        if self._recorder:
-            for branch, visit in visits.items():
-                call = self._recorder.call(sigma, visit)
-                if self._recorder.wants(sigma):
-                    self._recording.append((branch, call, list(branches).index(branch)))
+        for recorder in self._recorders:
+            self._begin_recording(recorder, sigma, branches, visits, call)
         for guide in self._guides:
             guide.begin_call(sigma, visits)
 
     def at(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
         """The output of a self-attention layer: ``own`` ``[B, tokens, C]`` itself, or blended (Eq. 5, Eq. 7)."""
+        if self._replaying:
+            self._replaying(site, layer)
+            return own
         if site not in self._sites:
             return own
-        for branch, call, row in self._recording:
-            self._recorder.keep(call, site, branch, *layer.key_values(row))
+        for recorder, branch, call, row in self._recording:
+            recorder.keep(call, site, branch, layer, row)
         if not self._guides:
             return own
         parts, touched = [], False
         for branch, rows in self._rows:
             plain, references, coefficients = own[rows], [], []
             for guide in self._guides:
-                if (feature := guide.fetch(site, branch)) is not None:
-                    references.append(layer.attend(rows, *(part.to(own.device, own.dtype) for part in feature)))
+                if (feature := guide.fetch(site, branch, layer, own)) is not None:
+                    references.append(layer.attend(rows, *feature))
                     coefficients.append(guide.c)
             touched = touched or bool(references)
             parts.append(blend(plain, references, coefficients))
@@ -117,41 +122,29 @@ class Session:
         self.outcome.notes += [note for guide in self._guides for note in guide.notes]
         return self.outcome
 
-
-class _Guide:
-    """One reference in one pass: which of its calls serves the model call that is running."""
-
-    def __init__(self, reference: Reference, c: float, pass_name: str, lineage: Lineage, sites: set[Site]) -> None:
-        self.reference, self.c, self.notes = reference, c, []
-        if reference.lineage != lineage.signature:
-            raise ReferenceProblem(f"Reference {reference.name!r} was made with {reference.manifest.get('family', '?')}, this "
-                                   f"model is {lineage.family}; use a reference of the same kind, or save a new one.")
-        record = reference.passes.get(pass_name)
-        if record is None:
-            raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again with "
-                                   "that pass enabled.")
-        self._sites = sites & reference.sites(pass_name)
-        if not self._sites:
-            raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or save it "
-                                   "again with these.")
-        self._record, self._pass = record, pass_name
-        self._calls: dict[str, tuple[str, int]] = {}
-
-    def begin_call(self, sigma: float, visits: dict[str, int]) -> None:
-        self._calls = {}
-        if self.c == 0:
-            return
+    def _begin_recording(self, recorder: Recorder, sigma: float, branches: Sequence[str], visits: dict[str, int],
+                         call: ModelCall | None) -> None:
         for branch, visit in visits.items():
-            source = self._record.branch_for(branch)
-            if source != branch and not self.notes:
-                self.notes.append(f"Reference {self.reference.name!r} was made without the {branch}itional branch; the other "
-                                  "branch's features serve for both.")
-            call = self._record.nearest(sigma, visit, source)
-            if call is not None:
-                self._calls[branch] = (source, call)
+            rows = [row for row, each in enumerate(branches) if each == branch]
+            row = rows[recorder.image * len(rows) // recorder.images]  # an image may have several rows (AND prompts)
+            index = recorder.call(sigma, visit, call.size if call else (0, 0))
+            if call and recorder.wants_trajectory(sigma):
+                recorder.saw(index, branch, call.inputs(row))
+            if recorder.wants(sigma, branch):
+                self._recording.append((recorder, branch, index, row))
 
-    def fetch(self, site: Site, branch: str) -> tuple[Tensor, Tensor] | None:
-        if branch not in self._calls or site not in self._sites:
-            return None
-        source, call = self._calls[branch]
-        return self.reference.key_values(Key(self._pass, call, site, source))
+    def _replay(self, call: ModelCall | None) -> None:
+        """Computes the features of guides that have only a trajectory, before the first call that needs them."""
+        for guide in self._guides:
+            if not guide.needs_replay or guide.c == 0:
+                continue
+            if call is None:
+                raise ReferenceProblem(f"Reference {guide.reference.name!r} keeps only its trajectory, which cannot be "
+                                       "replayed here; save it again with features.")
+            try:
+                guide.replayed(replay(guide.reference, self._pass, self._lineage, call, self._listen, self._replays))
+            finally:
+                self._listen(None)
+
+    def _listen(self, listener: Callable[[Site, SiteInput], None] | None) -> None:
+        self._replaying = listener

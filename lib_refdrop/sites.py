@@ -39,6 +39,7 @@ class Site(NamedTuple):
 class SiteShape(NamedTuple):
     heads: int
     width: int  # heads × head size: the last dimension of K and V
+    level: int = 0  # how often the picture was halved on the way there
 
 
 @dataclass(frozen=True)

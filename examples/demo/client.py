@@ -91,6 +91,18 @@ class LocalClient:
             raise RequestRefused(str(error)) from error
         return _answer(answer, time.perf_counter() - start)
 
+    @property
+    def lineage(self):
+        """The lineage of the model's sites."""
+        from lib_refdrop.hosts.diffusers import lineage_of
+        return lineage_of(self._playground.model.pipeline.unet)
+
+    @property
+    def memory(self):
+        """The extension's own store "RAM": what is kept there can be used by name."""
+        from lib_refdrop.webui.shelf import shelf
+        return shelf().memory
+
     def file_of(self, name: str) -> Path:
         """Where a reference of that name is kept."""
         return self.references / f"{name}.safetensors"

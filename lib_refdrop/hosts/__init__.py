@@ -23,6 +23,9 @@ class Adapter(Protocol):
 
     def lineage(self, p: Any) -> Lineage: ...
 
+    def element_size(self, p: Any) -> int:
+        """Bytes of one number as the model computes."""
+
     def attach(self, p: Any, session: Session) -> Attachment: ...
 
 

@@ -22,6 +22,7 @@ from ..sites import COND, UNCOND, Lineage, Site
 from .clock import SigmaClock
 from .ldm_names import lineage_of, self_attentions
 from .notes import BATCH_CHANGED, SWAPPED
+from .unet_call import UNetCall
 
 
 class A1111Adapter:
@@ -34,6 +35,10 @@ class A1111Adapter:
 
     def lineage(self, p: Any) -> Lineage:
         return lineage_of(_unet(p))
+
+    def element_size(self, p: Any) -> int:
+        computes_in = getattr(sys.modules.get("modules.devices"), "dtype", None) or next(_unet(p).parameters()).dtype
+        return torch.empty(0, dtype=computes_in).element_size()
 
     def attach(self, p: Any, session: Session) -> A1111Attachment:
         """Raises :class:`RefDropError` where the model's own layers will not run, or there is no denoiser to read."""
@@ -84,10 +89,13 @@ class A1111Attachment:
             self._note(SWAPPED)
         self._inside, self._rows = False, 0
 
-    def call(self, x: Tensor, timesteps: Tensor) -> None:
+    def call(self, call: UNetCall) -> None:
         """The UNet starts."""
-        rows, self._rows = len(x), 0
+        rows, self._rows = len(call.x), 0
         if not self._inside:
+            return
+        if self._session.replaying:
+            self._rows = rows
             return
         self._called = True
         if getattr(self._model, "sd_checkpoint_info", None) is not self._checkpoint:
@@ -96,8 +104,8 @@ class A1111Attachment:
             self._note(BATCH_CHANGED)
         else:
             branches, self._expected = self._expected[:rows], self._expected[rows:]
+            self._session.begin_call(self._clock(call.timestep), branches, call)
             self._rows = rows
-            self._session.begin_call(self._clock(float(timesteps.flatten()[0])), branches)
 
     def at(self, site: Site, layer: nn.Module, hidden: Tensor, own: Tensor) -> Tensor:
         if not self._rows:
@@ -113,25 +121,30 @@ class A1111Attachment:
 
 
 class _Layer:
-    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.session.SiteInput`."""
+    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.site_input.SiteInput`."""
 
     def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
         self._layer, self._hidden, self._queries = layer, hidden, None
 
-    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
-        hidden = self._hidden[row:row + 1]
-        return self._layer.to_k(hidden)[0], self._layer.to_v(hidden)[0]
+    def hidden(self, row: int) -> Tensor:
+        return self._hidden[row]
 
-    def attend(self, rows: slice, k: Tensor, v: Tensor) -> Tensor:
+    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.project(self._hidden[row])
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         # The layer's own output has passed to_out, which is affine: blending after it equals blending before it.
         if self._queries is None:
             self._queries = self._layer.to_q(self._hidden)
         q = self._queries[rows]
         if _upcasts() and q.dtype != torch.float32:
             with torch.autocast(q.device.type, enabled=False) if torch.is_autocast_enabled() else nullcontext():
-                out = attention(q.float(), k[None].float(), v[None].float(), self._layer.heads).to(q.dtype)
+                out = attention(q.float(), k[None].float(), v[None].float(), self._layer.heads, bias).to(q.dtype)
         else:
-            out = attention(q, k[None].to(q.dtype), v[None].to(q.dtype), self._layer.heads)
+            out = attention(q, k[None].to(q.dtype), v[None].to(q.dtype), self._layer.heads, bias)
         return self._layer.to_out(out)
 
 
@@ -155,7 +168,7 @@ def _after_denoiser(mine):
 def _before_unet(mine):
     def hook(module, args, kwargs):
         if attachment := mine():
-            attachment.call(args[0] if args else kwargs["x"], args[1] if len(args) > 1 else kwargs["timesteps"])
+            attachment.call(UNetCall(module, args, kwargs))
 
     return hook
 

@@ -7,10 +7,11 @@ plain half. Nothing is replaced, so there is nothing to put back but the hooks t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..rfg import attention
@@ -22,7 +23,18 @@ _NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.t
 
 
 def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
-    """Every self-attention layer by its site.
+    """Every self-attention layer by its site."""
+    return {site: layer for site, (layer, _) in _placed(unet).items()}
+
+
+def lineage_of(unet: nn.Module) -> Lineage:
+    """The lineage of a UNet; without sites for a model that is no such UNet."""
+    return Lineage({site: SiteShape(layer.heads, layer.to_k.out_features, level)
+                    for site, (layer, level) in _placed(unet).items()})
+
+
+def _placed(unet: nn.Module) -> dict[Site, tuple[nn.Module, int]]:
+    """Self-attention layers by site, each with how often the picture is halved there.
 
     diffusers counts blocks by level; the original layout counts resnets, with a convolution as input block 0 and one
     after each level of the way down.
@@ -31,24 +43,19 @@ def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
     for name, module in unet.named_modules():
         if match := _NAME.fullmatch(name):
             way, level, within, index = match.group(1), *(int(part or 0) for part in match.groups()[1:])
-            before = sum(_resnets(unet, way, earlier) for earlier in range(level))
+            before, deepest = sum(_resnets(unet, way, earlier) for earlier in range(level)), len(unet.down_blocks) - 1
             if way == "down":
-                site = Site("input", 1 + before + level + within, index)
+                found[Site("input", 1 + before + level + within, index)] = module, level
             elif way == "up":
-                site = Site("output", before + within, index)
+                found[Site("output", before + within, index)] = module, deepest - level
             else:
-                site = Site("middle", 0, index)
-            found[site] = module
+                found[Site("middle", 0, index)] = module, deepest
     return found
 
 
-def lineage_of(unet: nn.Module) -> Lineage:
-    """The lineage of a UNet; without sites for a model that is no such UNet."""
-    return Lineage({site: SiteShape(layer.heads, layer.to_k.out_features) for site, layer in self_attentions(unet).items()})
-
-
 @contextmanager
-def guide(unet: nn.Module, session: Session, rows: Callable[[int], Sequence[str]], alphas_cumprod: Tensor) -> Iterator[None]:
+def guide(unet: nn.Module, session: Session, rows: Callable[[int], Sequence[str]],
+          alphas_cumprod: Tensor) -> Iterator[None]:
     """Lets ``session`` record or guide while the block runs; afterwards, or after an exception, the UNet is as it was.
 
     ``rows(batch)`` names the branch of each row of a UNet batch; ``alphas_cumprod`` is the scheduler's.
@@ -56,10 +63,9 @@ def guide(unet: nn.Module, session: Session, rows: Callable[[int], Sequence[str]
     clock = SigmaClock(alphas_cumprod)
 
     def before_call(module, args, kwargs):
-        sample = args[0] if args else kwargs["sample"]
-        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-        step = timestep.flatten()[0].item() if isinstance(timestep, Tensor) else timestep
-        session.begin_call(clock(float(step)), rows(sample.shape[0]))
+        if not session.replaying:
+            call = _Call(unet, args, kwargs)
+            session.begin_call(clock(call.timestep), rows(call.sample.shape[0]), call)
 
     handles = [unet.register_forward_pre_hook(before_call, with_kwargs=True)]
     try:
@@ -81,6 +87,9 @@ class DiffusersAdapter:
 
     def lineage(self, p: Any) -> Lineage:
         return lineage_of(p.sd_model.unet)
+
+    def element_size(self, p: Any) -> int:
+        return torch.empty(0, dtype=p.sd_model.unet.dtype).element_size()
 
     def attach(self, p: Any, session: Session) -> DiffusersAttachment:
         stack = ExitStack()
@@ -106,21 +115,51 @@ def _at(session: Session, site: Site):
     return after_layer
 
 
+class _Call:
+    """A call of the UNet, as :class:`~lib_refdrop.site_input.ModelCall`."""
+
+    def __init__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._unet, given = unet, dict(zip(("sample", "timestep", "encoder_hidden_states"), args)) | kwargs
+        self.sample, self._context = given["sample"], given["encoder_hidden_states"]
+        self._added = given.get("added_cond_kwargs") or {}
+        step = given["timestep"]
+        self.timestep = float(step.flatten()[0]) if isinstance(step, Tensor) else float(step)
+        self.size = tuple(self.sample.shape[-2:])
+
+    def inputs(self, row: int) -> dict[str, Tensor]:
+        conditioning = {"context": self._context, **self._added}
+        return {"x": self.sample[row], "t": torch.tensor([self.timestep]),
+                **{name: value[row] for name, value in conditioning.items()}}
+
+    def run(self, rows: Sequence[Mapping[str, Tensor]]) -> None:
+        batch = {name: torch.stack([row[name] for row in rows]).to(self.sample.device) for name in rows[0]}
+        like = self.sample.dtype
+        added = {name: batch[name].to(value.dtype) for name, value in self._added.items()}
+        with torch.no_grad():
+            self._unet(batch["x"].to(like), batch["t"].flatten(), encoder_hidden_states=batch["context"].to(like),
+                       added_cond_kwargs=added or None, return_dict=False)
+
+
 class _Layer:
-    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.session.SiteInput`."""
+    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.site_input.SiteInput`."""
 
     def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
         self._layer, self._hidden, self._queries = layer, hidden, None
 
-    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
-        hidden = self._hidden[row:row + 1]
-        return self._layer.to_k(hidden)[0], self._layer.to_v(hidden)[0]
+    def hidden(self, row: int) -> Tensor:
+        return self._hidden[row]
 
-    def attend(self, rows: slice, k: Tensor, v: Tensor) -> Tensor:
+    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.project(self._hidden[row])
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         # The layer's own output has passed to_out, which is affine: blending after it equals blending before it.
         if self._queries is None:
             self._queries = self._layer.to_q(self._hidden)
-        out = attention(self._queries[rows], k[None], v[None], self._layer.heads)
+        out = attention(self._queries[rows], k[None], v[None], self._layer.heads, bias)
         return self._layer.to_out[0](out) / self._layer.rescale_output_factor
 
 

@@ -6,16 +6,20 @@ These hosts put their own objects back before every pass, so a clone with patche
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import RefDropError
+from ..errors import RefDropError, ReferenceProblem
+from ..rfg import attention
 from ..session import Session
 from ..sites import COND, UNCOND, Lineage, Site
 from .ldm_names import lineage_of, self_attentions
 from .notes import BATCH_CHANGED, SWAPPED
+from .unet_call import UNetCall
 
 # What a host's layers call their attention, in the order of preference; looked up in the module that defines the layer.
 _ATTENTION_NAMES = ("attention_function", "optimized_attention")
@@ -33,6 +37,12 @@ class ForgeAdapter:
 
     def lineage(self, p: Any) -> Lineage:
         return lineage_of(_patcher(p).model.diffusion_model)
+
+    def element_size(self, p: Any) -> int:
+        model = _patcher(p).model
+        computes_in = (getattr(model, "computation_dtype", None) or getattr(model, "manual_cast_dtype", None)
+                       or next(model.diffusion_model.parameters()).dtype)
+        return torch.empty(0, dtype=computes_in).element_size()
 
     def attach(self, p: Any, session: Session) -> ForgeAttachment:
         """Raises :class:`RefDropError` where the host's attention cannot be found."""
@@ -54,14 +64,22 @@ class ForgeAttachment:
         plain = _host_attention(next(iter(layers.values())))
         clone = objects.unet.clone()
         replacements = clone.model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn1", {})
+        # Hosts prefer a layer's patch to its block's. A block's is what others (PAG, say) put theirs over for one call:
+        # ours must not stand above it.
+        for block in {(site.section, site.block) for site in layers}:
+            clone.set_model_attn1_replace(_patch(calls, layers, block, plain, replacements.get(block)), *block)
         for site in layers:
             block = (site.section, site.block)
-            previous = replacements.get((*block, site.index)) or replacements.get(block)
-            clone.set_model_attn1_replace(_patch(calls, site, plain, previous), *block, site.index)
+            if previous := replacements.get((*block, site.index)):
+                clone.set_model_attn1_replace(_patch(calls, layers, block, plain, previous), *block, site.index)
+        clone.set_model_attn1_patch(_sees_hidden(calls))
+        hook = objects.unet.model.diffusion_model.register_forward_pre_hook(_before_unet(calls), with_kwargs=True)
+        self._unhook = weakref.finalize(self, hook.remove)
         objects.unet = clone
         self._calls, self._clone = calls, clone
 
     def detach(self) -> None:
+        self._unhook()
         if self._calls.session is not None and self._refined():
             self._calls.note(SWAPPED)
         self._calls.session = None  # where another extension has cloned our clone, what is left there does nothing
@@ -80,20 +98,25 @@ class _Calls:
 
     def __init__(self, session: Session) -> None:
         self.session: Session | None = session
+        self.unet_call: UNetCall | None = None  # the last that began
+        self.hidden: Tensor | None = None  # what the layer that runs makes its keys and values of
         self._chunks: list[int] | None = None
         self._rows = 0
 
     def running(self, extra: dict, rows: int) -> bool:
         """Tells the session when a call begins; False where these ``rows`` are no batch that can be understood."""
+        if self.session.replaying:
+            return True
         chunks = extra.get("cond_or_uncond")
         sigmas = extra.get("sigmas")
-        if not chunks or sigmas is None or rows % len(chunks):
+        batch = extra.get("original_shape", (rows,))[0]  # a layer's rows may be tiles of it (HyperTile)
+        if not chunks or sigmas is None or batch % len(chunks):
             self.note(BATCH_CHANGED)
             return False
         if chunks is not self._chunks:
-            self._chunks, self._rows = chunks, rows
-            branches = [COND if chunk == 0 else UNCOND for chunk in chunks for _ in range(rows // len(chunks))]
-            self.session.begin_call(float(sigmas.flatten()[0]), branches)
+            self._chunks, self._rows = chunks, batch
+            branches = [COND if chunk == 0 else UNCOND for chunk in chunks for _ in range(batch // len(chunks))]
+            self.session.begin_call(float(sigmas.flatten()[0]), branches, self.unet_call)
         if rows != self._rows:
             self.note(BATCH_CHANGED)
         return rows == self._rows
@@ -104,29 +127,69 @@ class _Calls:
 
 
 class _Layer:
-    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.session.SiteInput`."""
+    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.site_input.SiteInput`."""
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict, plain: Attend) -> None:
+    def __init__(self, layer: nn.Module, hidden: Tensor | None, q: Tensor, k: Tensor, v: Tensor, extra: dict,
+                 plain: Attend) -> None:
+        self._layer, self._hidden = layer, hidden
         self._q, self._k, self._v, self._extra, self._plain = q, k, v, extra, plain
+
+    def hidden(self, row: int) -> Tensor:
+        if self._hidden is None or self._hidden.shape[:2] != self._k.shape[:2]:
+            raise ReferenceProblem("Another extension changes the keys of self-attention here, so hidden states cannot be "
+                                   "saved; save keys and values instead.")
+        return self._hidden[row]
 
     def key_values(self, row: int) -> tuple[Tensor, Tensor]:
         return self._k[row], self._v[row]
 
-    def attend(self, rows: slice, k: Tensor, v: Tensor) -> Tensor:
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         q = self._q[rows]
+        if bias is not None:
+            return attention(q, k[None].to(q), v[None].to(q), self._extra["n_heads"], bias)
         # Expanded, for the hosts' attention folds a batch that does not fit into the tokens instead of refusing it.
         k, v = (part.to(q).expand(len(q), *part.shape).contiguous() for part in (k, v))
         return self._plain(q, k, v, self._extra)
 
 
-def _patch(calls: _Calls, site: Site, plain: Attend, previous: Attend | None) -> Attend:
-    """The replacement for one layer; what was there before (StyleAlign, say) makes the plain half."""
+def _before_unet(calls: _Calls):
+    def hook(module, args, kwargs):
+        if calls.session is not None and not calls.session.replaying:
+            # Given again in a replay: the host's options, but not ControlNet's signals, which the UNet uses up.
+            calls.unet_call = UNetCall(module, args, _own_options(kwargs), leave_out=("control",))
+
+    return hook
+
+
+def _own_options(kwargs: dict) -> dict:
+    options = kwargs.get("transformer_options")
+    return {**kwargs, "transformer_options": dict(options)} if isinstance(options, dict) else kwargs
+
+
+def _sees_hidden(calls: _Calls):
+    """A patch that changes nothing: it remembers what the layer's keys and values are made of."""
+
+    def attn1(n: Tensor, context: Tensor, value: Tensor, extra: dict) -> tuple[Tensor, Tensor, Tensor]:
+        calls.hidden = context if context is value else None
+        return n, context, value
+
+    return attn1
+
+
+def _patch(calls: _Calls, layers: dict[Site, nn.Module], block: tuple[str, int], plain: Attend,
+           previous: Attend | None) -> Attend:
+    """The replacement for a block's layers; what was there before (StyleAlign, say) makes the plain half."""
 
     def attn1(q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
+        hidden, calls.hidden = calls.hidden, None
         own, session = (previous or plain)(q, k, v, extra), calls.session
         if session is None or not calls.running(extra, q.shape[0]) or own.shape[0] != q.shape[0]:
             return own
-        return session.at(site, own, _Layer(q, k, v, extra, plain))
+        site = Site(*block, extra.get("block_index", 0))
+        return session.at(site, own, _Layer(layers[site], hidden, q, k, v, extra, plain)) if site in layers else own
 
     return attn1
 

@@ -28,7 +28,19 @@ def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
 
 def lineage_of(unet: nn.Module) -> Lineage:
     """The lineage of a UNet; without sites for a model that is no such UNet."""
-    return Lineage({site: SiteShape(layer.heads, _width(layer)) for site, layer in self_attentions(unet).items()})
+    return Lineage({site: SiteShape(layer.heads, _width(layer), _level(unet, site))
+                    for site, layer in self_attentions(unet).items()})
+
+
+def _level(unet: nn.Module, site: Site) -> int:
+    """How often the picture is halved before a site: down-samplings so far, less the up-samplings on the way back."""
+    way_down = unet.input_blocks[:site.block + 1] if site.section == "input" else unet.input_blocks
+    way_up = unet.output_blocks[:site.block] if site.section == "output" else ()
+    return _count(way_down, "Downsample") - _count(way_up, "Upsample")
+
+
+def _count(blocks, kind: str) -> int:
+    return sum(type(module).__name__ == kind for block in blocks for module in block)
 
 
 def _width(layer: nn.Module) -> int:

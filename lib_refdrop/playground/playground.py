@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 import torch
-from modules import sd_models, sd_samplers, shared
+from modules import script_callbacks, sd_models, sd_samplers, shared
 from modules.processing import BadPicture, Processed, StableDiffusionProcessingTxt2Img, process_images
 from modules.scripts import ScriptRunner, load_script
 from PIL import Image, PngImagePlugin
@@ -43,6 +43,7 @@ class Playground:
         self.model = sd_models.load(Path(model or DEFAULT_MODEL), device, Path(model_config) if model_config else None)
         self.refdrop_dir = Path(refdrop_dir) if refdrop_dir else None
         self.runner = ScriptRunner(load_script(ROOT / "scripts" / "refdrop.py") if extension else [])
+        script_callbacks.ui_settings_callback()
         with gr.Blocks():  # controls exist only in a page; their values are the defaults of the scripts' arguments
             self.runner.setup_ui()
         self.enter()

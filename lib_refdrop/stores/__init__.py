@@ -1,7 +1,9 @@
 """Where references live. Every store has the same small interface and knows nothing of what a tensor means."""
 
+from .budget import MemoryBudget
 from .disk import DiskStore
-from .interface import Saved, Store
+from .interface import Saved, Store, Writer
 from .memory import MemoryStore
+from .shared import SharedStore, open_store
 
-__all__ = ["DiskStore", "MemoryStore", "Saved", "Store"]
+__all__ = ["DiskStore", "MemoryBudget", "MemoryStore", "Saved", "SharedStore", "Store", "Writer", "open_store"]

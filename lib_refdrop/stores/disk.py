@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ReferenceProblem, StoreProblem
 from ..reference import Reference
-from .file_format import read_reference, write_reference
-from .interface import Saved, free_name, missing
+from .file_format import read_reference
+from .file_writer import FileWriter
+from .interface import Saved, missing, save_whole
+from .partial import sync_folder
 
 SUFFIX = ".safetensors"
-_HEADROOM = 16 * 2**20  # left free on the disk, for the manifest and for the system
 
 
 class DiskStore:
@@ -27,9 +29,11 @@ class DiskStore:
         found = []
         for path in self.folder.glob("*" + SUFFIX):
             try:
-                found.append((path.stat().st_mtime_ns, path.name[: -len(SUFFIX)]))
-            except FileNotFoundError:  # deleted by somebody else since the listing
+                status = path.stat()
+            except OSError:  # deleted by somebody else since the listing
                 continue
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime_ns, path.name[: -len(SUFFIX)]))
         return [name for _, name in sorted(found)]
 
     def newest(self) -> str | None:
@@ -37,16 +41,30 @@ class DiskStore:
 
     def load(self, name: str) -> Reference:
         path = self._path(name)
-        if not path.is_file():
-            raise missing(name, self.names(), f"in {self.folder}")
-        return read_reference(path, name)
+        try:
+            if path.is_file():  # opening something else, a pipe for example, might never end
+                return read_reference(path, name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise ReferenceProblem(f"Reference {name!r} cannot be read: {error.strerror}; check {path}.") from error
+        raise missing(name, self.names(), f"in {self.folder}")
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Reference]:
+        reference = self.load(name)
+        try:
+            yield reference
+        finally:
+            reference.features.close()
+
+    def writer(self, name: str, replace: bool = False, expected: int = 0) -> FileWriter:
+        self._path(name)
+        return FileWriter(self.folder, name, replace, expected, lambda free: os.path.lexists(self._path(free)),
+                          self._publish, self._problem)
 
     def save(self, reference: Reference, name: str, replace: bool = False) -> Saved:
-        try:
-            return self._save(reference, name, replace)
-        except OSError as error:
-            raise StoreProblem(f"Reference {name!r} could not be saved in {self.folder}: {_reason(error)}; nothing that was "
-                               "saved before is lost.") from error
+        return save_whole(self.writer(name, replace, reference.nbytes), reference)
 
     def delete(self, name: str) -> None:
         try:
@@ -54,51 +72,59 @@ class DiskStore:
         except FileNotFoundError:
             raise missing(name, self.names(), f"in {self.folder}") from None
         except OSError as error:
-            raise StoreProblem(f"Reference {name!r} could not be deleted: {_reason(error)}.") from error
+            raise StoreProblem(f"Reference {name!r} could not be deleted: {reason(error)}.") from error
 
-    def _save(self, reference: Reference, name: str, replace: bool) -> Saved:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self.folder).free < reference.nbytes + _HEADROOM:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if not replace:
-            name = free_name(name, lambda free: self._path(free).exists())
-        reference.name = reference.manifest["name"] = name
-        handle, partial = tempfile.mkstemp(prefix=".saving-", suffix=".partial", dir=self.folder)
-        os.close(handle)
-        try:
-            write_reference(Path(partial), reference)
-            name = self._publish(Path(partial), name, replace)
-        finally:
-            Path(partial).unlink(missing_ok=True)
-        path = self._path(name)
-        return Saved(name, path.stat().st_size, 1, path)
-
-    def _publish(self, partial: Path, name: str, replace: bool) -> str:
+    def _publish(self, partial: Path, name: str, replace: bool) -> Path:
         """Gives a finished file its name: in one step, and over nobody else's file unless asked to."""
-        while not replace:
-            try:
-                os.link(partial, self._path(name))
-                return name
-            except FileExistsError:  # another process took the name since we looked
-                name = free_name(name, lambda free: self._path(free).exists())
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-                    raise
-                break  # a file system without hard links: a rename is the best there is
-        os.replace(partial, self._path(name))
-        return name
+        path = self._path(name)
+        if replace or not _linked(partial, path):
+            os.replace(partial, path)
+        sync_folder(self.folder)
+        return path
 
     def _path(self, name: str) -> Path:
-        if name != Path(name).name or name in ("", ".", ".."):
-            raise ReferenceProblem(f"{name!r} is not the name of a reference.")
-        return self.folder / (name + SUFFIX)
+        return self.folder / (checked_name(name) + SUFFIX)
+
+    def _problem(self, name: str, error: OSError) -> StoreProblem:
+        return not_saved(name, str(self.folder), error)
 
 
-def _reason(error: OSError) -> str:
+def checked_name(name: str) -> str:
+    """A name that stays in its folder. Raises :class:`ReferenceProblem`."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # half a character
+        length = 0
+    if not 0 < length <= 200 or name in (".", "..") or any(letter in '/\\:' or ord(letter) < 32 for letter in name):
+        raise ReferenceProblem(f"{name[:130]!r} is not the name of a reference.")
+    return name
+
+
+def not_saved(name: str, place: str, error: OSError) -> StoreProblem:
+    """The sentence for a save that the system refused."""
+    return StoreProblem(f"Reference {name!r} could not be saved in {place}: {reason(error)}; nothing that was saved "
+                        "before is lost.")
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "the disk is full, free some space or choose another folder (--refdrop-dir)"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return "the folder cannot be written to, change its permissions or choose another (--refdrop-dir)"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return "a file stands where the folder should be, move it or choose another folder (--refdrop-dir)"
-    return error.strerror or str(error)
+    return " ".join((error.strerror or str(error)).split())[:300]
+
+
+def _linked(partial: Path, path: Path) -> bool:
+    """Gives a file a second name. False on a file system without hard links, where a rename is the best there is."""
+    try:
+        os.link(partial, path)
+        return True
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOENT):
+            raise
+        return False

@@ -11,6 +11,4 @@ from .xyz import add_axes
 def register() -> None:
     """Called whenever the host loads its scripts: it has forgotten earlier callbacks by then."""
     script_callbacks.on_before_ui(add_axes)
-    on_ui_settings = getattr(script_callbacks, "on_ui_settings", None)
-    if on_ui_settings is not None:  # a host without a settings page has none
-        on_ui_settings(add_options)
+    script_callbacks.on_ui_settings(add_options)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..errors import RefDropError
-from ..session import Outcome, Session, SiteInput
+from ..session import Outcome, Session
+from ..site_input import ModelCall, SiteInput
 from ..sites import Site
 
 
@@ -25,9 +26,17 @@ class GuardedSession:
     def outcome(self) -> Outcome:
         return self._session.outcome
 
-    def begin_call(self, sigma: float, branches: Sequence[str]) -> None:
-        if not self._broken:
-            self._session.begin_call(sigma, branches)
+    @property
+    def replaying(self) -> bool:
+        return self._session.replaying
+
+    def begin_call(self, sigma: float, branches: Sequence[str], call: ModelCall | None = None) -> None:
+        if self._broken:
+            return
+        try:
+            self._session.begin_call(sigma, branches, call)
+        except RefDropError as problem:
+            self._give_up(problem)
 
     def at(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
         if self._broken:
@@ -35,6 +44,9 @@ class GuardedSession:
         try:
             return self._session.at(site, own, layer)
         except RefDropError as problem:
-            self._broken = True
-            self._tell(problem)
+            self._give_up(problem)
             return own
+
+    def _give_up(self, problem: RefDropError) -> None:
+        self._broken = True
+        self._tell(problem)

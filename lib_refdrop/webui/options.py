@@ -7,9 +7,15 @@ from modules import shared
 from ..settings import SCRIPT_NAME
 
 INNER_PASSES = "refdrop_inner_passes"
+REMEMBER = "refdrop_remember"
+REMEMBER_COUNT = "refdrop_remember_count"
 _OPTIONS = {
     INNER_PASSES: (False, "Guide the inner passes of detailers as well",
                    "Scripts such as face detailers generate parts of a picture again; they run plain otherwise"),
+    REMEMBER: (False, "Remember recent pictures in memory",
+               "Any picture just made can then become a reference: choose it under RAM; works with RefDrop switched off, "
+               "too, and changes no picture"),
+    REMEMBER_COUNT: (20, "How many recent pictures to remember", "About 1 to 3 MB each for SDXL"),
 }
 
 
@@ -22,5 +28,10 @@ def add_options() -> None:
 
 
 def option(name: str) -> bool:
-    """An option's value; its default in hosts without a settings page."""
+    """A switch; its default in hosts without a settings page."""
     return bool(getattr(shared.opts, name, _OPTIONS[name][0]))
+
+
+def number(name: str) -> int:
+    """A whole number, as :func:`option`."""
+    return int(getattr(shared.opts, name, _OPTIONS[name][0]) or 0)

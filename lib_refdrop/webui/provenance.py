@@ -7,12 +7,12 @@ from typing import Any
 _LONGEST = 60  # bytes of the prompt in a name; file systems take 255, people fewer
 
 
-def provenance(p: Any) -> dict[str, Any]:
-    """Prompt, seed, sampler and so on of the first image, as plain JSON values."""
+def provenance(p: Any, image: int = 0) -> dict[str, Any]:
+    """Prompt, seed, sampler and so on of an image of the whole job, as plain JSON values."""
     return {
-        "prompt": str(_first(p, "all_prompts", "prompt")), "negative_prompt": str(_first(p, "all_negative_prompts",
-                                                                                        "negative_prompt")),
-        "seed": int(_first(p, "all_seeds", "seed")), "sampler": str(p.sampler_name),
+        "prompt": str(_of(p, image, "all_prompts", "prompt")),
+        "negative_prompt": str(_of(p, image, "all_negative_prompts", "negative_prompt")),
+        "seed": int(_of(p, image, "all_seeds", "seed")), "sampler": str(p.sampler_name),
         "scheduler": str(getattr(p, "scheduler", None) or ""), "steps": int(p.steps), "cfg": float(p.cfg_scale),
         "width": int(p.width), "height": int(p.height), "model": str(getattr(p, "sd_model_name", None) or ""),
         "model_hash": str(getattr(p, "sd_model_hash", None) or ""),
@@ -26,6 +26,6 @@ def default_name(prompt: str, seed: int) -> str:
     return f"{short or 'reference'}-{seed}"
 
 
-def _first(p: Any, many: str, one: str) -> Any:
+def _of(p: Any, image: int, many: str, one: str) -> Any:
     values = getattr(p, many, None)
-    return values[0] if values else getattr(p, one)
+    return values[image] if values and image < len(values) else getattr(p, one)

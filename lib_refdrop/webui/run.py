@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from modules import shared
@@ -16,10 +17,14 @@ from ..reference import Reference
 from ..session import Outcome, Session
 from ..settings import Settings
 from ..sites import Lineage
+from ..stores.interface import said
 from .guard import GuardedSession
 from .infotext import NOTE, PROBLEM, written_keys
 from .options import INNER_PASSES, option
+from .plans import plan_for
 from .provenance import default_name, provenance
+from .recent import Recent
+from .replays import HostReplays
 from .shelf import Shelf, shelf
 from .xyz import with_axes
 
@@ -37,10 +42,16 @@ def start(p: Any, args: Sequence[Any]) -> None:
         _stop(p, problem)
         _complain(p, problem, shelf())
         return
-    if settings.enabled and _inside_another(p) and not (settings.mode == "Use" and option(INNER_PASSES)):
-        logger.info("A generation inside another one (a detailer's) runs plain; there is a setting to change that.")
-    elif settings.enabled:
-        p.refdrop = Run(p, settings, shelf())
+    recent = Recent.of(p, shelf())
+    if not settings.enabled and recent is None:
+        return
+    if _inside_another(p):
+        if settings.enabled and not (settings.mode == "Use" and option(INNER_PASSES)):
+            logger.info("A generation inside another one (a detailer's) runs plain; there is a setting to change that.")
+            return
+        recent = None  # a detail is no picture of its own
+    if settings.enabled or recent:
+        p.refdrop = Run(p, settings, shelf(), recent)
         p.refdrop.open()
 
 
@@ -55,10 +66,12 @@ class Run:
     Whatever happens, the model is left as it was found: at the end of each pass, and when ``p`` is closed.
     """
 
-    def __init__(self, p: Any, settings: Settings, shelf: Shelf) -> None:
-        self._p, self._settings, self._shelf = p, settings, shelf
-        self.running = self._active = True
+    def __init__(self, p: Any, settings: Settings, shelf: Shelf, recent: Recent | None = None) -> None:
+        self._p, self._settings, self._shelf, self._recent = p, settings, shelf, recent
+        self.running = True
+        self._active = settings.enabled
         self._batch, self._passes = 0, 0
+        self._uses = ExitStack()
         self._reference: Reference | None = None
         self._recorder: Recorder | None = None
         self._session: Session | None = None
@@ -69,9 +82,11 @@ class Run:
     def open(self) -> None:
         """Finds the reference to use, so that a missing one is known before anything is computed."""
         self._p.close = _Close(self)  # the only thing hosts do after every generation, failed ones too
-        if self._settings.mode == "Use":
+        if self._active and self._settings.mode == "Use":
             try:
-                self._reference = self._shelf.load(self._settings.store, self._settings.reference)
+                name = self._settings.reference.strip() or self._shelf.newest(self._settings.store)
+                store = self._shelf.store(self._settings.store)
+                self._reference = self._uses.enter_context(store.using(name))
             except RefDropError as problem:
                 self._give_up(problem)
 
@@ -80,11 +95,16 @@ class Run:
         if not self._active:
             return
         try:
-            lineage = find_adapter(self._p).lineage(self._p)
+            adapter = find_adapter(self._p)
+            lineage = adapter.lineage(self._p)
             if self._settings.mode == "Use":
                 hires = self._settings.enabled_hr and getattr(self._p, "enable_hr", False)
                 for pass_name in ("base", "hires") if hires else ("base",):
-                    self._session_for(pass_name, lineage)
+                    Session(lineage, self._settings.sections, guides=self._guides(), pass_name=pass_name)
+            else:
+                plan, size = plan_for(self._p, self._settings, lineage, adapter.element_size(self._p))
+                shared.state.textinfo = f"RefDrop saves about {said(size)}. {plan.explanation}"
+                logger.info(shared.state.textinfo)
         except RefDropError as problem:
             self._give_up(problem)
 
@@ -100,18 +120,22 @@ class Run:
         self.end_pass()
         hires = bool(getattr(self._p, "is_hr_pass", False))
         saved = self._settings.mode == "Save" and self._batch > 0
-        if not self._active or (hires and not self._settings.enabled_hr) or saved:
+        wanted = self._active and not (hires and not self._settings.enabled_hr) and not saved
+        if not wanted and (self._recent is None or hires):
             return
         try:
-            self._attach("hires" if hires else "base")
+            self._attach("hires" if hires else "base", wanted)
         except RefDropError as problem:
-            self._give_up(problem)
+            if wanted:
+                self._give_up(problem)
+            else:
+                logger.info("This picture is not remembered: %s", problem)
 
     def end_pass(self) -> None:
         """The pass is over: lets go of the model and asks what happened."""
         self.detach()
         session, self._session = self._session, None
-        if session is None or not session.outcome.calls:
+        if session is None or not session.outcome.calls or not self._active:
             return
         try:
             outcome = session.outcome if _interrupted() else session.finish()
@@ -125,6 +149,8 @@ class Run:
     def end_batch(self) -> None:
         """A batch is sampled: keeps the reference, or says how far it was guided."""
         self.end_pass()
+        if self._recent and not _interrupted():
+            self._recent.keep()
         if not self._active:
             return
         if self._settings.mode == "Use":
@@ -140,6 +166,8 @@ class Run:
         """The generation is over, however it ended."""
         self.finish()
         self.detach()
+        self._forget_recording()
+        self._uses.close()
 
     def detach(self) -> None:
         """Takes everything off the model. More than once does no harm."""
@@ -147,40 +175,61 @@ class Run:
         if attachment is not None:
             attachment.detach()
 
-    def _attach(self, pass_name: str) -> None:
+    def _attach(self, pass_name: str, wanted: bool) -> None:
+        """Lets a session into the pass: to guide or save where that is ``wanted``, and to remember the pictures."""
         adapter = find_adapter(self._p)
-        session = self._session_for(pass_name, adapter.lineage(self._p))
+        lineage, element_size = adapter.lineage(self._p), adapter.element_size(self._p)
+        recorders, guides, sections = [], [], self._settings.sections if wanted else ()
+        if wanted and self._settings.mode == "Use":
+            guides = self._guides()
+        elif wanted:
+            recorders.append(self._recorder_for(pass_name, lineage, element_size))
+        if self._recent and pass_name == "base":
+            recorders += self._recent.recorders(lineage, self._batch)
+        session = Session(lineage, sections, recorders, guides, pass_name,
+                          HostReplays(self._p, self._shelf.replays, element_size))
         self._attachment = adapter.attach(self._p, GuardedSession(session, self._give_up))
         self._session = session
-        self._passes += 1
+        self._passes += wanted
 
-    def _session_for(self, pass_name: str, lineage: Lineage) -> Session:
-        """The session of a pass. Raises :class:`ReferenceProblem` where the reference cannot serve it."""
-        if self._settings.mode == "Use":
-            guides = [(self._reference, self._settings.rfg)]
-            return Session(lineage, self._settings.sections, guides=guides, pass_name=pass_name)
+    def _guides(self) -> list[tuple[Reference, float]]:
+        return [(self._reference, self._settings.rfg)]
+
+    def _recorder_for(self, pass_name: str, lineage: Lineage, element_size: int) -> Recorder:
+        """The recorder of this generation, which writes into the store as the run goes. Raises :class:`StoreProblem`."""
         if self._recorder is None or pass_name == "base":
-            self._recorder = Recorder(lineage, provenance(self._p), self._settings.save_percent)
+            self._forget_recording()
+            made = provenance(self._p)
+            name = self._settings.reference.strip() or default_name(made["prompt"], made["seed"])
+            plan, size = plan_for(self._p, self._settings, lineage, element_size)
+            writer = self._shelf.store(self._settings.store).writer(name, self._settings.replace, size)
+            self._recorder = Recorder(lineage, made, plan, writer, images=self._p.batch_size)
         self._recorder.begin_pass(pass_name)
-        return Session(lineage, self._settings.sections, recorder=self._recorder, pass_name=pass_name)
+        return self._recorder
+
+    def _forget_recording(self) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.abort()
 
     def _save(self) -> None:
         if _interrupted():
+            self._forget_recording()
             self._tell("The generation was interrupted, so no reference was saved.")
             return
         recorder, self._recorder = self._recorder, None
         if recorder is None:
             self._tell(_NO_PASS + ", so no reference was saved.")
             return
-        made = provenance(self._p)
-        name = self._settings.reference.strip() or default_name(made["prompt"], made["seed"])
         try:
-            saved = self._shelf.save(self._settings.store, recorder.reference(name), name, self._settings.replace)
+            saved = recorder.commit()
         except RefDropError as problem:
             self._give_up(problem)
             return
+        finally:
+            recorder.abort()
         self._write(saved.name)
-        self._tell(" ".join([self._shelf.describe(saved), *self._done.notes]))
+        self._tell(" ".join([self._shelf.describe(saved), recorder.plan.explanation, *self._done.notes]))
 
     def _report_use(self) -> None:
         name = self._reference.name
@@ -208,7 +257,8 @@ class Run:
         """No guidance and no save from here on; the generation stops, or goes on plain, as the user chose."""
         self._active = False
         self.detach()
-        self._session = self._recorder = None
+        self._session = None
+        self._forget_recording()
         if self._settings.on_problem == "Stop":
             _stop(self._p, problem)
         _complain(self._p, problem, self._shelf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ for folder in (ROOT, ROOT / "examples"):
 from demo.model import new_pipeline  # noqa: E402
 
 from lib_refdrop.hosts.diffusers import guide, lineage_of  # noqa: E402
+from lib_refdrop.pruning import preset  # noqa: E402
 from lib_refdrop.recorder import Recorder  # noqa: E402
 from lib_refdrop.session import Session  # noqa: E402
 from lib_refdrop.sites import SECTIONS  # noqa: E402
@@ -43,11 +45,12 @@ class Studio:
                             generator=[torch.Generator().manual_seed(seed + i) for i in range(batch)],
                             output_type="latent").images
 
-    def record(self, save_percent=100.0, sections=SECTIONS, sigmas=None, **picture):
-        """A reference of one picture, and the picture."""
-        recorder = Recorder(self.lineage, {"seed": picture.get("seed", 1)}, save_percent)
+    def record(self, save_percent=100.0, sections=SECTIONS, sigmas=None, plan=None, **picture):
+        """A reference of one picture, exact unless ``plan`` says otherwise, and the picture."""
+        plan = replace(plan or preset("Exact", self.lineage), percent=save_percent)
+        recorder = Recorder(self.lineage, {"seed": picture.get("seed", 1)}, plan)
         recorder.begin_pass("base", sigmas)
-        image = self.draw(Session(self.lineage, sections, recorder=recorder), **picture)
+        image = self.draw(Session(self.lineage, sections, recorders=[recorder]), **picture)
         return recorder.reference("ref"), image
 
     def use(self, reference, c, sections=SECTIONS, **picture):

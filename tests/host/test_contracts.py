@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -91,23 +92,43 @@ def test_memory_serves_like_the_disk(webui: WebUI) -> None:
     assert webui.use("hero", settings={"store": "RAM"}).hashes == webui.use("hero").hashes
 
 
-def test_after_an_interrupt_everything_is_as_before(webui: WebUI, without: dict[str, Made]) -> None:
-    made: list[Made] = []
-    slow = threading.Thread(target=lambda: made.append(webui.use("hero", steps=150, batch_size=2)))
-    slow.start()
-    while slow.is_alive() and not webui.get("/sdapi/v1/progress")["state"]["sampling_step"]:
-        time.sleep(0.05)
-    webui.post("/sdapi/v1/interrupt", {})
-    slow.join()
-    assert made and webui.draw(**TARGET).hashes == without["euler"].hashes
+@pytest.mark.parametrize("keep", ["Balanced", "Small", "Tiny"])
+def test_smaller_references_serve_as_well(webui: WebUI, without: dict[str, Made], keep: str) -> None:
+    saved = webui.draw({"mode": "Save", "reference": keep, "keep": keep, "replace": True}, **REFERENCE)
+    assert saved.problem is None and saved.hashes == webui.draw(**REFERENCE).hashes
+    made = webui.use(keep)
+    assert made.problem is None and "RefDrop RFG" in made.parameters[0] and made.hashes != without["euler"].hashes
+    assert webui.use(keep, 0).hashes == without["euler"].hashes
+    assert (webui.references / f"{keep}.safetensors").stat().st_size < \
+        (webui.references / "hero.safetensors").stat().st_size
+
+
+def test_a_reference_that_is_computed_again_gives_its_own_picture(webui: WebUI) -> None:
+    own = webui.draw({"mode": "Save", "reference": "again", "keep": "Tiny", "replace": True}, **REFERENCE)
+    assert difference(webui.use("again", 0.7, **REFERENCE), own) <= ROUNDING
+
+
+@pytest.mark.parametrize("how", ["interrupt", "skip"])
+def test_after_it_was_cut_short_everything_is_as_before(webui: WebUI, without: dict[str, Made], how: str) -> None:
+    made = _cut_short(webui, how, lambda: webui.use("hero", steps=150, batch_size=2))
+    assert made.problem is None
+    assert webui.draw(**TARGET).hashes == without["euler"].hashes
     assert webui.use("hero").problem is None
 
 
-def test_an_interrupted_save_keeps_nothing(webui: WebUI) -> None:
-    slow = threading.Thread(target=lambda: webui.save("half", steps=150))
+@pytest.mark.parametrize("how", ["interrupt", "skip"])
+def test_a_save_that_was_cut_short_keeps_nothing(webui: WebUI, how: str) -> None:
+    _cut_short(webui, how, lambda: webui.save("half", steps=150))
+    assert not (webui.references / "half.safetensors").exists()
+
+
+def _cut_short(webui: WebUI, how: str, request: Callable[[], Made]) -> Made:
+    """Presses the button ``how`` once the first step is done."""
+    made: list[Made] = []
+    slow = threading.Thread(target=lambda: made.append(request()))
     slow.start()
     while slow.is_alive() and not webui.get("/sdapi/v1/progress")["state"]["sampling_step"]:
         time.sleep(0.05)
-    webui.post("/sdapi/v1/interrupt", {})
+    webui.post(f"/sdapi/v1/{how}", {})
     slow.join()
-    assert not (webui.references / "half.safetensors").exists()
+    return made[0]

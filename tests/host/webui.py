@@ -28,7 +28,8 @@ _BASE = {"negative_prompt": "blurry", "steps": 3, "width": SIZE, "height": SIZE,
          "sampler_name": "Euler", "scheduler": "Automatic", "save_images": False}
 # Hosts restore an overridden setting only where their file has it, so what a test overrides stands here.
 _SETTINGS = {"live_previews_enable": False, "samples_save": False, "grid_save": False, "return_grid": False,
-             "batch_cond_uncond": True, "token_merging_ratio": 0.0}
+             "batch_cond_uncond": True, "token_merging_ratio": 0.0, "hypertile_enable_unet": False,
+             "hypertile_max_tile_unet": 256}
 
 
 class Refused(Exception):

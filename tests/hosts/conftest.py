@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_refdrop.hosts import find_adapter
+from lib_refdrop.pruning import preset
 from lib_refdrop.recorder import Recorder
 from lib_refdrop.reference import Reference
 from lib_refdrop.session import Outcome, Session
@@ -24,12 +25,12 @@ def unet() -> UNet:
         return UNet().eval().requires_grad_(False)
 
 
-def record(p: SimpleNamespace, sample: Callable[[], Tensor]) -> tuple[Tensor, Reference]:
+def record(p: SimpleNamespace, sample: Callable[[], Tensor], keep: str = "Exact") -> tuple[Tensor, Reference]:
     """A pass that is recorded, and the reference made of it."""
     adapter = find_adapter(p)
-    recorder = Recorder(adapter.lineage(p), {})
+    recorder = Recorder(adapter.lineage(p), {}, preset(keep, adapter.lineage(p)))
     recorder.begin_pass("base")
-    attachment = adapter.attach(p, Session(adapter.lineage(p), SECTIONS, recorder=recorder))
+    attachment = adapter.attach(p, Session(adapter.lineage(p), SECTIONS, recorders=[recorder]))
     picture = sample()
     attachment.detach()
     return picture, recorder.reference("hero")

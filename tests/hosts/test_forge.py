@@ -71,15 +71,47 @@ def test_what_other_extensions_cloned_from_the_clone_does_nothing_afterwards(p) 
     assert p.sd_model.forge_objects.unet is theirs and torch.equal(sample_forge(p, ["nurse"]), plain)
 
 
-def test_attention_that_is_replaced_already_makes_the_plain_half(p) -> None:
+@pytest.mark.parametrize("place", [("middle", 0, 0), ("middle", 0)], ids=["layer", "block"])
+def test_attention_that_is_replaced_already_makes_the_plain_half(p, place) -> None:
     def aligned(q, k, v, extra):
         return 0.5 * attention_function(q, k, v, extra["n_heads"])
 
     _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
-    p.sd_model.forge_objects.unet.set_model_attn1_replace(aligned, "middle", 0, 0)
+    p.sd_model.forge_objects.unet.set_model_attn1_replace(aligned, *place)
     theirs = sample_forge(p, ["nurse"])
     assert torch.equal(guided(p, lambda: sample_forge(p, ["nurse"]), reference, 0.0)[0], theirs)
     assert not torch.allclose(guided(p, lambda: sample_forge(p, ["nurse"]), reference, 0.4)[0], theirs)
+
+
+def test_what_others_replace_for_one_call_is_what_it_was(p) -> None:
+    def sample(word: str):
+        return lambda: sample_forge(p, [word], perturbed=True)
+
+    plain = sample("nurse")()
+    assert not torch.allclose(plain, sample_forge(p, ["nurse"]))
+    own, reference = record(p, sample("nurse"))
+    assert torch.equal(own, plain)
+    assert torch.equal(guided(p, sample("nurse"), reference, 0.0)[0], plain)
+    assert torch.allclose(guided(p, sample("nurse"), reference, 0.9)[0], plain, atol=1e-5)
+    assert not torch.allclose(guided(p, sample("king"), reference, 0.4)[0], sample("king")())
+
+
+def test_a_layer_in_tiles_stays_plain_and_the_others_are_guided(p) -> None:
+    def tiled(q, k, v, extra):  # HyperTile's queries: more rows, fewer tokens
+        return (q.reshape(-1, 3, q.shape[-1]), k, v) if extra["block"] == ("input", 1) else (q, k, v)
+
+    def fold(q, k, v, extra):
+        return attention_function(q.reshape(k.shape), k, v, extra["n_heads"]).reshape(q.shape)
+
+    patcher = p.sd_model.forge_objects.unet
+    patcher.set_model_attn1_patch(tiled)
+    patcher.set_model_attn1_replace(fold, "input", 1)
+    plain = sample_forge(p, ["nurse"])
+    own, reference = record(p, lambda: sample_forge(p, ["nurse"]))
+    assert torch.equal(own, plain) and {site.section for site in reference.sites("base")} == {"middle", "output"}
+    made, outcome = guided(p, lambda: sample_forge(p, ["king"]), reference)
+    assert outcome.guided_calls == 3 and "batch" in outcome.notes[0]
+    assert not torch.allclose(made, sample_forge(p, ["king"]))
 
 
 def test_a_batch_that_does_not_fit_is_left_plain_with_a_note(p) -> None:

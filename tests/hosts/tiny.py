@@ -37,12 +37,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, options: dict) -> Tensor:
         n, block = self.norm1(x), options.get("block")
-        patch = options.get("patches_replace", {}).get("attn1", {}).get((*block, self.index) if block else None)
+        patches = options.get("patches_replace", {}).get("attn1", {}) if block else {}
+        patch = patches.get((*block, self.index)) or patches.get(block) if block else None  # a layer's before its block's
         if patch is None:
             return x + self.attn1(n, context=None)
         extra = {**options, "n_heads": HEADS, "dim_head": WIDTH // HEADS, "block_index": self.index}
-        layer = self.attn1
-        return x + layer.to_out(patch(layer.to_q(n), layer.to_k(n), layer.to_v(n), extra))
+        layer, context, value = self.attn1, n, n
+        for look in options.get("patches", {}).get("attn1_patch", []):
+            n, context, value = look(n, context, value, extra)
+        return x + layer.to_out(patch(layer.to_q(n), layer.to_k(context), layer.to_v(value), extra)).reshape(x.shape)
 
 
 class Transformer(nn.Module):
@@ -68,7 +71,8 @@ class UNet(nn.Module):
         self.output_blocks = nn.ModuleList([nn.ModuleList([nn.Identity(), Transformer()])])
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict | None = None) -> Tensor:
-        x, options = x + context + timesteps.reshape(-1, 1, 1) / 1000, dict(transformer_options or {})
+        options = {**(transformer_options or {}), "original_shape": list(x.shape)}
+        x = x + context + timesteps.reshape(-1, 1, 1) / 1000
         for place, part in ((("input", 1), self.input_blocks[1]), (("middle", 0), self.middle_block),
                             (("output", 0), self.output_blocks[0])):
             x = part[1](x, {**options, "block": place})
@@ -127,9 +131,15 @@ class Patcher:
         new.model_options = copy.deepcopy(self.model_options)
         return new
 
-    def set_model_attn1_replace(self, patch, block_name: str, number: int, transformer_index: int) -> None:
-        options = self.model_options["transformer_options"]
-        options.setdefault("patches_replace", {}).setdefault("attn1", {})[block_name, number, transformer_index] = patch
+    def set_model_attn1_replace(self, patch, block_name: str, number: int, transformer_index: int | None = None) -> None:
+        place = (block_name, number) if transformer_index is None else (block_name, number, transformer_index)
+        self.model_options["transformer_options"].setdefault("patches_replace", {}).setdefault("attn1", {})[place] = patch
+
+    def set_model_attn1_patch(self, patch) -> None:
+        self.model_options["transformer_options"].setdefault("patches", {}).setdefault("attn1_patch", []).append(patch)
+
+    def set_model_attn1_patch(self, patch) -> None:
+        self.model_options["transformer_options"].setdefault("patches", {}).setdefault("attn1_patch", []).append(patch)
 
 
 def forge(unet: UNet) -> SimpleNamespace:
@@ -137,16 +147,28 @@ def forge(unet: UNet) -> SimpleNamespace:
     return SimpleNamespace(sd_model=SimpleNamespace(forge_objects=SimpleNamespace(unet=Patcher(unet))))
 
 
-def sample_forge(p: SimpleNamespace, words: list[str], seed: int = 0, layout: tuple[int, ...] = (1, 0)) -> Tensor:
-    """Three steps; ``layout`` is the host's ``cond_or_uncond``, 0 for the prompt and 1 for none."""
+def sample_forge(p: SimpleNamespace, words: list[str], seed: int = 0, layout: tuple[int, ...] = (1, 0),
+                 perturbed: bool = False) -> Tensor:
+    """Three steps; ``layout`` is the host's ``cond_or_uncond``, 0 for the prompt and 1 for none.
+
+    With ``perturbed`` every step calls the model once more and puts something over the middle block's attention for that
+    call, as Perturbed-Attention Guidance does.
+    """
     patcher, x = p.sd_model.forge_objects.unet, latents(len(words), seed)
     contexts = {0: torch.cat([prompt(word) for word in words]), 1: prompt("", len(words))}
     for timestep in (900.0, 500.0, 100.0):
         sigma = torch.full((len(x),), (1 / ALPHAS[int(timestep)] - 1).sqrt().item())
         options = {**patcher.model_options["transformer_options"], "cond_or_uncond": list(layout), "sigmas": sigma}
         out = patcher.model.diffusion_model(torch.cat([x] * len(layout)), torch.tensor([timestep]),
-                                            torch.cat([contexts[kind] for kind in layout]), options).chunk(len(layout))
+                                            torch.cat([contexts[kind] for kind in layout]),
+                                            transformer_options=options).chunk(len(layout))
         parts = {kind: torch.stack([part for part, each in zip(out, layout) if each == kind]).mean(0)
                  for kind in set(layout)}
+        if perturbed:
+            patches = options.get("patches_replace", {}).get("attn1", {})
+            worse = {"patches_replace": {"attn1": {**patches, ("middle", 0): lambda q, k, v, extra: v}}}
+            less = patcher.model.diffusion_model(x, torch.tensor([timestep]), contexts[0],
+                                                 transformer_options={**options, "cond_or_uncond": [0], **worse})
+            x = x + 2 * (parts[0] - less)
         x = 0.5 * x + 0.5 * (parts[0] if 1 not in parts else parts[1] + 3 * (parts[0] - parts[1]))
     return x

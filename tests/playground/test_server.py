@@ -65,7 +65,7 @@ def test_faults_are_a_status_and_a_sentence(url, studio):
 def test_scripts_say_what_they_take(url):
     (script,) = ask(url + "script-info")[1]
     labels = [argument["label"] for argument in script["args"]]
-    assert script["name"] == "refdrop" and script["is_alwayson"] and len(labels) == 12
+    assert script["name"] == "refdrop" and script["is_alwayson"] and len(labels) == 14
     assert labels[:3] == ["Enabled", "RFG coefficient", "Mode"]
     assert script["args"][1]["minimum"] == -1 and script["args"][2]["choices"] == ["Save", "Use"]
 

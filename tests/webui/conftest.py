@@ -50,7 +50,7 @@ def new(monkeypatch):
     def make(**more: Any) -> Processing:
         model = a1111(unet)
         return Processing(sd_model=model.sd_model, sampler=model.sampler, sampler_name="Euler", steps=3, seed=5,
-                          prompt="pirate", negative_prompt="", cfg_scale=4.0, width=48, height=48,
+                          batch_size=1, prompt="pirate", negative_prompt="", cfg_scale=4.0, width=48, height=48,
                           extra_generation_params={}, comments=[], closed=[], **more)
 
     return make

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 _before_ui: list[Callable[[], None]] = []
 _app_started: list[Callable] = []
+_ui_settings: list[Callable[[], None]] = []
 
 
 def on_before_ui(callback: Callable[[], None]) -> None:
@@ -15,6 +16,16 @@ def on_before_ui(callback: Callable[[], None]) -> None:
 def on_app_started(callback: Callable) -> None:
     """``callback(blocks_or_None, fastapi_app)``."""
     _app_started.append(callback)
+
+
+def on_ui_settings(callback: Callable[[], None]) -> None:
+    """``callback()`` adds the script's options to ``shared.opts``."""
+    _ui_settings.append(callback)
+
+
+def ui_settings_callback() -> None:
+    for callback in _ui_settings:
+        callback()
 
 
 def before_ui_callback() -> None:

@@ -52,10 +52,21 @@ class State:
         return {name: getattr(self, name) for name in names}
 
 
+class OptionInfo:
+    """A setting that a script adds: its default and what is said about it."""
+
+    def __init__(self, default: Any, label: str = "", section: tuple[str, str] | None = None) -> None:
+        self.default, self.label, self.section, self.comment = default, label, section, ""
+
+    def info(self, comment: str) -> OptionInfo:
+        self.comment = comment
+        return self
+
+
 class Options:
     """Settings of the host by name, also as attributes; :attr:`defaults` says which there are, and of what type."""
 
-    defaults = {
+    own = {
         "sd_model_checkpoint": "",
         "samples_format": "png",
         "grid_save": False,
@@ -66,10 +77,14 @@ class Options:
     }
 
     def __init__(self) -> None:
-        self.data = dict(self.defaults)
+        self.data, self.defaults = dict(self.own), dict(self.own)
+
+    def add_option(self, name: str, option: OptionInfo) -> None:
+        self.defaults[name] = option.default
+        self.data.setdefault(name, option.default)
 
     def __getattr__(self, name: str) -> Any:
-        if name != "data" and name in self.data:
+        if name not in ("data", "defaults") and name in self.data:
             return self.data[name]
         raise AttributeError(f"there is no option named {name!r}")
 

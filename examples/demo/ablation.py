@@ -1,0 +1,209 @@
+"""What every way of keeping a reference smaller costs: one recording a pair, cut down in many ways, each of them used.
+
+A variant *keeps* the share of the exact reference's gain in agreement over plain pictures that is left. Its *likeness*
+says the same of the pictures themselves, with less chance in it: 1 where they are those of the exact reference, 0 where
+they are as far from them as plain ones. Intervals are 95 % by bootstrap over whole pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lib_refdrop.pruning import RECIPES, STRIDES, Picture, Recipe, estimate
+from lib_refdrop.recode import recode
+from lib_refdrop.recorder import threshold
+from lib_refdrop.reference import Key, Reference, is_trajectory, passes_from
+from lib_refdrop.sites import COND, SECTIONS, Lineage
+
+from .client import LocalClient, RequestRefused
+from .client import Recipe as Sampling
+from .measure import agreement_matrix, bootstrap, mean_of_rows
+from .pairs import Order, Pair
+from .reader import Reader
+from .report import interval, write
+from .shapes import SDXL
+
+C = 0.3
+NAME = "ablation"
+_LEAST_GAIN = 0.01  # of agreement; shares of less say nothing
+Variant = Callable[[Reference], Reference]
+
+# One thing done to an exact reference, for the table that budgets are kept by.
+CHANGES = (
+    *(Recipe(precision) for precision in ("fp16", "int8", "fp8", "int4")),
+    *(Recipe(pools=pools) for pools in ((2,), (4,), (2, 1), (4, 1), (4, 2))),
+    *(Recipe(stride=stride) for stride in STRIDES if stride > 1),
+    Recipe(branches=(COND,)),
+    *(Recipe(sections=tuple(other for other in SECTIONS if other != section)) for section in SECTIONS),
+)
+# Several at once: what a preset could be.
+CANDIDATES = (
+    Recipe("int8", (2,), 3), Recipe("int4", (2,), 2), Recipe("int4", (2, 1), 5), Recipe("int4", (1,), 7),
+    Recipe("int4", (1,), 4, (COND,)), Recipe("int4", (2,), 4), Recipe("int4", (4, 2), 3), Recipe("int8", (2,), 7),
+    Recipe("int4", (1,), 7, (COND,)), Recipe("int4", (1,), 20), Recipe("int4", (4,), 1),
+)
+
+
+def name_of(recipe: Recipe) -> str:
+    return "+".join(recipe.changes()) or "exact"
+
+
+def variants(lineage: Lineage) -> dict[str, Variant]:
+    """Every variant by name: the changes one by one, parts of the schedule, the presets and what they could be."""
+    def planned(recipe: Recipe, name: str, percent: float = 100.0) -> Variant:
+        return lambda whole: recode(whole, recipe.plan(name, lineage, percent))
+
+    return {
+        **{name_of(recipe): planned(replace(recipe, trajectory=False), name_of(recipe))
+           for recipe in (*CHANGES, *CANDIDATES)},
+        **{f"first{percent}": planned(Recipe(trajectory=False), "", percent) for percent in (25, 50, 75)},
+        "last50": lambda whole: last(whole, 50),
+        **{name: planned(recipe, name) for name, recipe in RECIPES.items() if name != "Exact"},
+    }
+
+
+def last(whole: Reference, percent: float) -> Reference:
+    """Features of the quiet end of the schedule only."""
+    least = {name: threshold([call.sigma for call in record.calls], 100 - percent)
+             for name, record in whole.passes.items()}
+
+    def late(name: str) -> bool:
+        key, _ = Key.parse(name)
+        return whole.passes[key.pass_name].calls[key.call].sigma < least[key.pass_name]
+
+    features = {name: whole.features[name] for name in whole.features if not is_trajectory(name) and late(name)}
+    calls = {name: record.calls for name, record in whole.passes.items()}
+    return Reference(whole.name, dict(whole.manifest), passes_from(calls, features), features,
+                     sum(value.nbytes for value in features.values()))
+
+
+@dataclass
+class Pictures:
+    """What an ablation made, pair by pair; ``bytes`` are of the references' numbers."""
+
+    references: list[Image.Image] = field(default_factory=list)
+    plain: list[Image.Image] = field(default_factory=list)
+    exact: list[Image.Image] = field(default_factory=list)
+    varied: dict[str, list[Image.Image]] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+
+
+class Ablation:
+    """Draws every pair's target plain, guided by its exact reference, and by every variant of that."""
+
+    def __init__(self, client: LocalClient, sampling: Sampling, progress: Callable[[str], None] = print) -> None:
+        self._client, self._sampling, self._progress = client, sampling, progress
+
+    def run(self, pairs: Sequence[Pair], chosen: Mapping[str, Variant]) -> Pictures:
+        """Raises :class:`RequestRefused` where a picture could not be made as asked, guided ones included."""
+        made = Pictures(varied={name: [] for name in chosen})
+        exact = RECIPES["Exact"].plan("Exact", self._client.lineage)
+        for number, pair in enumerate(pairs):
+            self._progress(f"pair {number + 1} of {len(pairs)} ({pair.kind}): {len(chosen) + 4} pictures")
+            whole = self._record(pair.reference, number, made)
+            made.plain.append(self._client.txt2img(self._sampling.payload(pair.target)).image)
+            made.exact.append(self._use(pair.target, recode(whole, exact), "exact", number, made))
+            for name, derive in chosen.items():
+                made.varied[name].append(self._use(pair.target, derive(whole), name, number, made))
+        return made
+
+    def _record(self, order: Order, number: int, made: Pictures) -> Reference:
+        """Everything there is to keep of a picture: every feature, and the trajectory."""
+        names = {keep: f"{NAME} {number} {keep}" for keep in ("Exact", "Tiny")}
+        for keep, name in names.items():
+            answer = self._client.txt2img(self._sampling.payload(order, {
+                "enabled": True, "mode": "Save", "store": "RAM", "reference": name, "replace": True, "keep": keep}))
+        made.references.append(answer.image)
+        exact, trajectory = (self._client.memory.load(name) for name in names.values())
+        for name in names.values():
+            self._client.memory.delete(name)
+        features = {**exact.features, **{name: trajectory.features[name] for name in trajectory.features}}
+        return Reference(exact.name, exact.manifest, exact.passes, features, exact.nbytes + trajectory.nbytes)
+
+    def _use(self, order: Order, reference: Reference, variant: str, number: int, made: Pictures) -> Image.Image:
+        made.bytes[variant] = reference.nbytes
+        # A name of its own for every pair: what is computed again from a trajectory is remembered by it.
+        name = self._client.memory.save(reference, f"{NAME} {number} {variant}", replace=True).name
+        try:
+            answer = self._client.txt2img(self._sampling.payload(order, {
+                "enabled": True, "mode": "Use", "rfg": C, "store": "RAM", "reference": name, "on_problem": "Stop"}))
+        finally:
+            self._client.memory.delete(name)
+        if not answer.guided:
+            raise RequestRefused(f"The picture for {order.prompt!r} came back without guidance by variant {variant!r}.")
+        return answer.image
+
+
+def judge(made: Pictures, reader: Reader) -> dict[str, Any]:
+    """What the pictures show: agreement, and what each variant keeps of the exact reference's gain."""
+    references = reader.read(made.references)
+    plain, exact, *varied = (agreement_matrix(references, reader.read(pictures))
+                             for pictures in (made.plain, made.exact, *made.varied.values()))
+    return {
+        "pairs": len(made.plain), "c": C,
+        **{name: {"agreement": mean_of_rows(matrix).value, "interval": interval(mean_of_rows(matrix))}
+           for name, matrix in (("plain", plain), ("exact", exact))},
+        "exact_bytes": made.bytes["exact"],
+        "variants": {name: _row(name, matrix, plain, exact, made) for name, matrix in zip(made.varied, varied)},
+    }
+
+
+def _row(name: str, matrix: np.ndarray, plain: np.ndarray, exact: np.ndarray, made: Pictures) -> dict[str, Any]:
+    def share(rows: np.ndarray) -> float:
+        gain = exact[rows].mean() - plain[rows].mean()
+        return float((matrix[rows].mean() - plain[rows].mean()) / gain) if gain > _LEAST_GAIN else float("nan")
+
+    agreement, kept = mean_of_rows(matrix), bootstrap(len(matrix), share)
+    return {"bytes": made.bytes[name], "agreement": agreement.value, "interval": interval(agreement),
+            "kept": kept.value, "kept_interval": interval(kept), "likeness": _likeness(made.varied[name], made)}
+
+
+def _likeness(pictures: Sequence[Image.Image], made: Pictures) -> float:
+    def far(others: Sequence[Image.Image]) -> float:
+        return sum(float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())
+                   for one, other in zip(others, made.exact))
+
+    plain = far(made.plain)
+    return 1 - far(pictures) / plain if plain else float("nan")
+
+
+def contributions(report: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """The content of ``lib_refdrop/contributions.json``: single changes with what they keep, as far as it is known."""
+    single = {name_of(recipe) for recipe in CHANGES}
+    kept = {name: round(row["kept"], 3) for name, row in report["variants"].items()
+            if name in single and row["kept"] == row["kept"]}
+    return {"made_with": f"{command} ({report['pairs']} pairs)", "kept": kept}
+
+
+def write_all(report: dict[str, Any], command: str, out: Path) -> None:
+    write({**report, "made_with": command}, out / "ablation.json")
+    text = json.dumps(contributions(report, command), indent=1)
+    (out / "contributions.json").write_text(text + "\n", encoding="utf-8")
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """For people, in ASCII for every terminal; with the megabytes of the same for SDXL, 512x768, 20 steps, 16 bit."""
+    sizes = sizes_for(SDXL, Picture(64, 96, 20))
+    lines = [f"{'':28}{'bytes':>12}{'agreement':>11}{'kept':>7}  {'95 %':14}{'likeness':>9}{'SDXL MB':>9}"]
+    for name in ("plain", "exact"):
+        size = report["exact_bytes"] if name == "exact" else ""
+        lines.append(f"{name:28}{size:>12}{report[name]['agreement']:11.3f}")
+    for name, row in report["variants"].items():
+        low, high = row["kept_interval"]
+        size = f"{sizes[name] / 1e6:9.1f}" if name in sizes else ""
+        lines.append(f"{name:28}{row['bytes']:12}{row['agreement']:11.3f}{row['kept']:7.0%}  "
+                     f"{f'{low:.0%} to {high:.0%}':14}{row['likeness']:9.3f}{size}")
+    return "\n".join(lines)
+
+
+def sizes_for(lineage: Lineage, picture: Picture) -> dict[str, int]:
+    """The bytes of every recipe among the variants for another model and picture."""
+    recipes = {**{name_of(recipe): recipe for recipe in (*CHANGES, *CANDIDATES)}, **RECIPES}
+    return {name: estimate(recipe.plan(name, lineage), lineage, picture) for name, recipe in recipes.items()}

@@ -1,0 +1,44 @@
+"""How much of the effect is left when a reference is kept in one cheaper way: measured, not guessed.
+
+The table beside this file is written by `python examples/evaluate.py --ablate`. A *change* is one thing done to an
+exact reference: "int8", "pool2" (2 × 2 tokens merged everywhere), "pool4_2" (4 × 4 in the layers that see the picture
+finest, 2 × 2 in the others), "stride3" (every third noise level), "cond_only", "without_input". What it *keeps* is the
+share of the exact reference's gain in agreement over plain pictures that is left, 1 for all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE = Path(__file__).with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """The table: ``kept`` by change; ``made_with`` says by which command, on what."""
+
+    made_with: str
+    kept: Mapping[str, float]
+
+    def of(self, change: str) -> float | None:
+        """What a change keeps, from 0 to 1; None where it was not measured. Chance may measure more than all."""
+        value = self.kept.get(change)
+        return None if value is None else min(max(value, 0.0), 1.0)
+
+
+def load(path: Path = TABLE) -> Contributions:
+    """The table in a file. Raises ValueError with a sentence for what is none, OSError where it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON; make it again with examples/evaluate.py --ablate.") from error
+    kept = content.get("kept") if isinstance(content, dict) else None
+    if not isinstance(kept, dict) or not all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            for value in kept.values()):
+        raise ValueError(f"{path.name} is no table of contributions; make it again with examples/evaluate.py --ablate.")
+    return Contributions(str(content.get("made_with", "")), {name: float(value) for name, value in kept.items()})

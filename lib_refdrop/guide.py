@@ -1,0 +1,69 @@
+"""One reference in one sampling pass: which of its calls serves the model call that is running."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .codec import decode
+from .errors import ReferenceProblem
+from .reference import Key, Reference
+from .site_input import SiteInput
+from .sites import BRANCHES, Lineage, Site
+
+
+class Guide:
+    """``reference`` at coefficient ``c``.
+
+    Raises :class:`ReferenceProblem` when it cannot serve this model, pass or choice of layers.
+    """
+
+    def __init__(self, reference: Reference, c: float, pass_name: str, lineage: Lineage, sites: set[Site]) -> None:
+        self.reference, self.c, self.notes = reference, c, []
+        if reference.lineage != lineage.signature:
+            raise ReferenceProblem(f"Reference {reference.name!r} was made with {reference.manifest.get('family', '?')}, "
+                                   f"this model is {lineage.family}; use a reference of the same kind, or save a new one.")
+        record = reference.passes.get(pass_name)
+        if record is None:
+            raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again with "
+                                   "that pass enabled.")
+        self._chosen, self._record, self._pass = sites, record, pass_name
+        self._sites = sites & reference.sites(pass_name)
+        self.needs_replay = not any(record.kept.values()) and any(reference.seen(pass_name, each) for each in BRANCHES)
+        if not self._sites and not self.needs_replay:
+            raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or save "
+                                   "it again with these.")
+        self._features = reference
+        self._calls: dict[str, tuple[str, int]] = {}
+
+    def replayed(self, features: Reference) -> None:
+        """The reference's features, computed from its trajectory."""
+        self._features, self._record, self.needs_replay = features, features.passes[self._pass], False
+        self._sites = self._chosen & features.sites(self._pass)
+
+    def begin_call(self, sigma: float, visits: dict[str, int]) -> None:
+        """A model call at a noise level, with the visit that it is for each of its branches."""
+        self._calls = {}
+        if self.c == 0:
+            return
+        for branch, visit in visits.items():
+            source = self._record.branch_for(branch)
+            if source != branch and not self.notes:
+                self.notes.append(f"Reference {self.reference.name!r} was made without the {branch}itional branch; the "
+                                  "other branch's features serve for both.")
+            call = self._record.nearest(sigma, visit, source)
+            if call is not None:
+                self._calls[branch] = (source, call)
+
+    def fetch(self, site: Site, branch: str, layer: SiteInput,
+              like: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its logits
+        where tokens stand for unequal numbers of others; None where the reference is silent."""
+        if branch not in self._calls or site not in self._sites:
+            return None
+        source, call = self._calls[branch]
+        parts = self._features.feature(Key(self._pass, call, site, source))
+        if parts is None:
+            return None
+        found = decode(parts, like.dtype, like.device)
+        k, v = layer.project(found["h"]) if "h" in found else (found["k"], found["v"])
+        return k, v, found.get("bias")

@@ -1,0 +1,122 @@
+"""The header of a ``.safetensors`` file: where each tensor lies, and the metadata.
+
+The format (https://github.com/huggingface/safetensors): 8 bytes, the header's length as a little-endian number; the
+header, a JSON object padded with spaces, ``{"__metadata__": {text: text}, name: {"dtype", "shape", "data_offsets"}}``;
+then the tensors' bytes, row-major and little-endian, without holes. Nothing here knows what a tensor means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO, NamedTuple
+
+import torch
+
+MANIFEST, CHECK = "refdrop", "refdrop.check"
+ALIGNMENT = 8
+LONGEST = 16 * 2**20  # bytes of header, some 100,000 tensors; reading a longer one could take gigabytes
+_MOST_NUMBERS = 2**40
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    **{name: getattr(torch, dtype) for name, dtype in {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}.items()
+       if hasattr(torch, dtype)},
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies: ``start`` and ``stop`` count bytes from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def encode(entries: Mapping[str, Entry], manifest: str) -> bytes:
+    """The beginning of the file, up to the first tensor. Raises ValueError where it would be too long."""
+    metadata = {"format": "pt", MANIFEST: manifest, CHECK: checksum(entries, manifest)}
+    tensors = {name: {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [entry.start, entry.stop]}
+               for name, entry in entries.items()}
+    text = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":")).encode()
+    if len(text) > LONGEST - ALIGNMENT:
+        raise ValueError(f"{len(entries)} tensors are too many for one file")
+    return padded(text, math.ceil(len(text) / ALIGNMENT) * ALIGNMENT + 8)
+
+
+def padded(text: bytes, room: int) -> bytes:
+    """The header ``text`` with its length in front, stretched to ``room`` bytes."""
+    return (room - 8).to_bytes(8, "little") + text.ljust(room - 8)
+
+
+def read(file: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, dict], int]:
+    """Metadata, the tensors' raw descriptions and the header's end, of a file of ``size`` bytes.
+
+    Nothing is allocated on the header's word alone: its length is held against the file's. Raises ValueError, OSError.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise ValueError("the file ends in its header")
+    if length > LONGEST:
+        raise ValueError(f"its header has {length} bytes")
+    text = b""
+    while len(text) < length and (more := file.read(length - len(text))):
+        text += more
+    header = json.loads(text.decode()) if text.startswith(b"{") else None
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata are no texts")
+    return metadata, header, 8 + length
+
+
+def entries_of(tensors: Mapping[str, dict], nbytes: int) -> dict[str, Entry]:
+    """The tensors that fill exactly ``nbytes``. Raises ValueError where a description makes no sense."""
+    entries, end = {}, 0
+    found = [(name, _entry(name, raw)) for name, raw in tensors.items()]
+    for name, entry in sorted(found, key=lambda pair: (pair[1].start, pair[1].stop)):
+        if entry.start != end:
+            raise ValueError(f"{name} does not begin where the tensor before it ends")
+        entries[name], end = entry, entry.stop
+    if end != nbytes:
+        raise ValueError(f"its tensors need {end} bytes, it has {nbytes}")
+    return entries
+
+
+def checksum(entries: Mapping[str, Entry], manifest: str) -> str:
+    """SHA-256 of what a header says: one changed digit can leave a header that is valid and says something else.
+
+    The places of the tensors are left out, so a file that the public library wrote again is still the same.
+    """
+    digest = hashlib.sha256(manifest.encode())
+    for name in sorted(entries):
+        digest.update(f"\n{name} {entries[name].dtype} {list(entries[name].shape)}".encode())
+    return digest.hexdigest()
+
+
+def _entry(name: str, raw: dict) -> Entry:
+    dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name} has an impossible shape or place")
+    if dtype not in _SIZES:
+        raise ValueError(f"{name} has numbers of an unknown type, {dtype}")
+    if math.prod(max(1, side) for side in shape) > _MOST_NUMBERS:
+        raise ValueError(f"{name} has an impossible shape")
+    if offsets[1] - offsets[0] != math.prod(shape) * _SIZES[dtype]:
+        raise ValueError(f"{name} has another size than its shape")
+    return Entry(dtype, tuple(shape), *offsets)
+
+
+def _are_counts(numbers: Iterable) -> bool:
+    return isinstance(numbers, list) and len(numbers) <= 64 and all(type(n) is int and n >= 0 for n in numbers)
+
+
+# Known even where this torch lacks the type itself, so that the sentence can say so.
+_SIZES = {"F8_E4M3": 1, "F8_E5M2": 1,
+          **{name: torch.empty((), dtype=dtype).element_size() for name, dtype in DTYPES.items()}}

@@ -1,0 +1,91 @@
+"""Files on their way: no listing takes them for references, and those of killed processes are cleaned up."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import secrets
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be deleted anyway
+    fcntl = None
+
+PREFIX, SUFFIX = ".saving-", ".partial"
+DAY = 24 * 3600
+
+
+class PartialFile:
+    """A new, empty file, open for writing and reading without a buffer, and locked: an unlocked one is an orphan."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = os.getpid()
+        while True:
+            self.path = folder / f"{PREFIX}{_host()}-{secrets.token_hex(8)}{SUFFIX}"
+            self._file = open(self.path, "x+b", buffering=0)
+            if fcntl is None:
+                return
+            with contextlib.suppress(OSError):  # a file system without locks: an orphan is then known by its age
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            if self.path.exists():
+                return
+            self._file.close()  # somebody cleaning up was quicker than our lock
+
+    @property
+    def file(self):
+        if self._file.closed:
+            self._file = open(self.path, "r+b", buffering=0)
+        return self._file
+
+    def release(self) -> None:
+        """Makes it ready to be renamed: Windows renames no open file. Elsewhere it stays open, for its lock."""
+        if os.name == "nt":
+            self._file.close()
+
+    def discard(self) -> None:
+        """Closes it and deletes what is left under its own name."""
+        if self._process != os.getpid():  # a fork of the process that writes
+            return
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+def clean(folder: Path) -> None:
+    """Deletes what killed processes left: of this computer at once, of others (who cannot be asked) after a day."""
+    for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > DAY:
+                path.unlink()
+            elif path.name.startswith(f"{PREFIX}{_host()}-") and fcntl is not None:
+                _unlink_unlocked(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until a folder's list of names is on the disk, where the system can do that."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _unlink_unlocked(path: Path) -> None:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # in use, or a file system without locks
+            return
+        path.unlink()
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]

@@ -1,0 +1,54 @@
+"""The last pictures, remembered as trajectories in memory, so that any picture just made can become a reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import RefDropError
+from ..pruning import preset
+from ..recorder import Recorder
+from ..sites import Lineage
+from .options import REMEMBER, REMEMBER_COUNT, number, option
+from .provenance import default_name, provenance
+from .shelf import Shelf
+
+_MARK = "remembered"  # in a manifest: nobody asked to keep it, so it goes when newer ones come
+
+
+class Recent:
+    """Remembers the pictures of one generation among the references in RAM."""
+
+    def __init__(self, p: Any, shelf: Shelf, count: int) -> None:
+        self._p, self._shelf, self._count = p, shelf, count
+        self._recorders: list[Recorder] = []
+
+    @classmethod
+    def of(cls, p: Any, shelf: Shelf) -> Recent | None:
+        """For a generation, if the user wants its pictures remembered."""
+        count = number(REMEMBER_COUNT) if option(REMEMBER) else 0
+        return cls(p, shelf, count) if count > 0 else None
+
+    def recorders(self, lineage: Lineage, batch: int) -> list[Recorder]:
+        """One for each picture of the batch that begins."""
+        images = self._p.batch_size
+        self._recorders = [
+            Recorder(lineage, {**provenance(self._p, batch * images + image), _MARK: True}, preset("Tiny", lineage),
+                     image=image, images=images) for image in range(min(images, self._count))]
+        for recorder in self._recorders:
+            recorder.begin_pass("base")
+        return self._recorders
+
+    def keep(self) -> None:
+        """The pictures are finished: keeps them, and forgets the oldest beyond the number asked for."""
+        memory = self._shelf.memory
+        for recorder in self._recorders:
+            made = recorder.provenance
+            try:
+                name = default_name(made["prompt"], made["seed"])
+                memory.save(recorder.reference(name), name)
+            except RefDropError:
+                continue  # no room, or no call was seen: it is a convenience, and a picture is not to fail for it
+        self._recorders = []
+        known = [name for name in memory.names() if memory.load(name).manifest.get(_MARK)]
+        for name in known[:-self._count]:
+            memory.delete(name)

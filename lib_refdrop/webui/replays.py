@@ -1,0 +1,77 @@
+"""Replays in a web UI: kept within the memory allowed, for as long as the model stays the same, and seen to happen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from modules import shared
+from tqdm import tqdm
+
+from ..errors import ReferenceProblem
+from ..pruning import Picture, Plan, estimate, preset, within
+from ..reference import Reference
+from ..replay import Replays
+from ..sites import Lineage
+from ..stores import MemoryBudget
+
+
+class ReplayMemory:
+    """Replayed references of this program, within the budget that it shares with all that is kept in memory."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self.budget = budget
+        self._kept: dict[tuple, Reference] = {}
+
+    def find(self, key: tuple) -> Reference | None:
+        self.budget.touch(key)
+        return self._kept.get(key)
+
+    def keep(self, key: tuple, features: Reference) -> None:
+        self.budget.put(key, features.nbytes, f"The replay of {features.name!r}", lambda: self._kept.pop(key, None))
+        self._kept[key] = features
+
+
+class HostReplays(Replays):
+    """:class:`Replays` for one processing object."""
+
+    def __init__(self, p: Any, memory: ReplayMemory, element_size: int) -> None:
+        super().__init__()
+        self._memory, self._model, self._element_size = memory, _model_key(p), element_size
+        self._bar: tqdm | None = None
+
+    def find(self, key: tuple) -> Reference | None:
+        return self._memory.find((*key, *self._model))
+
+    def keep(self, key: tuple, features: Reference) -> None:
+        self._memory.keep((*key, *self._model), features)
+
+    def plan(self, lineage: Lineage, reference: Reference, pass_name: str) -> Plan:
+        """Everything, where memory allows that; otherwise the best that fits into half of what is allowed."""
+        plan, limit = preset("Exact", lineage), self._memory.budget.limit
+        picture = Picture(*reference.latent_size(pass_name), len(reference.passes[pass_name].calls),
+                          element_size=self._element_size)
+        if limit is None or estimate(plan, lineage, picture) <= limit / 2:
+            return plan
+        return replace(within(limit // 2, lineage, picture), trajectory=False)
+
+    def progress(self, done: int, total: int) -> None:
+        """Shows it where the host shows its own. Raises :class:`ReferenceProblem` when the user interrupts."""
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc="RefDrop replays the reference")
+        self._bar.update(done - self._bar.n)
+        shared.state.textinfo = f"RefDrop replays the reference: {done} of {total}" if done < total else None
+        stopped = shared.state.interrupted or shared.state.skipped
+        if stopped or done == total:
+            self._bar.close()
+            self._bar = None
+        if stopped:
+            shared.state.textinfo = None
+            raise ReferenceProblem("The generation was interrupted while its reference was replayed.")
+
+
+def _model_key(p: Any) -> tuple:
+    """What the features of a trajectory depend on besides itself: the model that is loaded, and its networks (LoRA)."""
+    networks = getattr(p, "extra_network_data", None) or {}
+    chosen = sorted((kind, str(getattr(each, "items", each))) for kind, found in networks.items() for each in found)
+    return (id(getattr(p, "sd_model", None)), str(getattr(p, "sd_model_hash", None)), repr(chosen))

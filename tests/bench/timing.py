@@ -1,0 +1,86 @@
+"""Times of variants over a plain run, so measured that a machine that slows down or speeds up matters little."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Something to be timed; ``before`` and ``after`` are not."""
+
+    run: Callable[[], object]
+    before: Callable[[], object] = lambda: None
+    after: Callable[[], object] = lambda: None
+
+
+@dataclass
+class Timed:
+    """A variant's seconds, and how many times those of the plain runs right before and after each they are.
+
+    ``cpu_ratios`` are those of the processor's time, which other programs on the machine hardly disturb.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    cpu_ratios: list[float] = field(default_factory=list)
+
+    @property
+    def middle(self) -> float:
+        """The median of its seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    @property
+    def cpu_ratio(self) -> float:
+        return statistics.median(self.cpu_ratios)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The least and the greatest ratio."""
+        return min(self.ratios), max(self.ratios)
+
+
+def interleave(plain: Variant, variants: Mapping[str, Variant], rounds: int, device: str = "cpu",
+               tell: Callable[[str], None] = lambda text: None, clock: Callable[[], float] = time.perf_counter,
+               cpu_clock: Callable[[], float] = time.process_time) -> tuple[Timed, dict[str, Timed]]:
+    """Plain, first variant, plain, second variant … plain, ``rounds`` times over, after one plain run not counted."""
+    def timed(name: str, variant: Variant) -> tuple[float, float]:
+        tell(name)
+        variant.before()
+        _wait(device)
+        start = clock(), cpu_clock()
+        variant.run()
+        _wait(device)
+        taken = clock() - start[0], cpu_clock() - start[1]
+        variant.after()
+        return taken
+
+    timed("warming up", plain)
+    base, found = Timed(), {name: Timed() for name in variants}
+    for turn in range(1, rounds + 1):
+        before = timed(f"round {turn} of {rounds}, plain", plain)
+        base.seconds.append(before[0])
+        for name, variant in variants.items():
+            taken = timed(f"round {turn} of {rounds}, {name}", variant)
+            after = timed(f"round {turn} of {rounds}, plain", plain)
+            found[name].seconds.append(taken[0])
+            found[name].ratios.append(2 * taken[0] / (before[0] + after[0]))
+            found[name].cpu_ratios.append(2 * taken[1] / (before[1] + after[1]))
+            base.seconds.append(after[0])
+            before = after
+    return base, found
+
+
+def _wait(device: str) -> None:
+    """Until a GPU has done all it was told to."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

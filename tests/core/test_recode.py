@@ -1,0 +1,80 @@
+"""A reference made smaller afterwards is the one that would have been recorded so."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib_refdrop.codec import Representation
+from lib_refdrop.errors import ReferenceProblem
+from lib_refdrop.pruning import RECIPES, Plan, Recipe, preset
+from lib_refdrop.recode import recode
+from lib_refdrop.sites import BRANCHES, COND
+
+RECIPES_TRIED = {
+    **RECIPES, "merged": Recipe("int8", (4, 2)), "half": Recipe(stride=3, branches=(COND,), sections=("output",)),
+    "fp16": Recipe("fp16", (2,), stride=2, trajectory=False)}
+
+
+@pytest.fixture(scope="module")
+def whole(studio):
+    """Everything there is to keep of one picture."""
+    return studio.record(plan=replace(preset("Exact", studio.lineage), trajectory=True), seed=4)[0]
+
+
+@pytest.mark.parametrize("name, percent", [(name, 40.0 if name == "merged" else 100.0) for name in RECIPES_TRIED])
+def test_it_equals_a_recording_by_the_same_plan(studio, whole, name, percent):
+    plan = RECIPES_TRIED[name].plan(name, studio.lineage, percent)
+    made, _ = studio.record(plan=plan, save_percent=percent, seed=4)
+    again = recode(whole, plan)
+    assert set(again.features) == set(made.features) and again.passes == made.passes
+    assert all(torch.equal(again.features[each].float(), made.features[each].float()) for each in made.features)
+    assert again.nbytes == made.nbytes and again.manifest["kept"] == made.manifest["kept"]
+
+
+def test_what_is_coarser_already_stays(studio, whole):
+    small = recode(whole, Recipe("int4", (2,), stride=2, trajectory=False).plan("small", studio.lineage))
+    again = recode(small, preset("Exact", studio.lineage))
+    assert set(again.features) == set(small.features) and again.passes == small.passes
+    assert all(torch.equal(again.features[each], small.features[each]) for each in small.features)
+    assert again.manifest["kept"]["stride"] == 2 and not again.manifest["kept"]["trajectory"]
+    fewer = recode(small, Recipe("int8", stride=4).plan("fewer", studio.lineage))
+    assert fewer.passes["base"].kept == {branch: frozenset({0}) for branch in BRANCHES}
+
+
+def test_merged_tokens_keep_their_weights(studio):
+    picture = dict(size=72, seed=4)  # 9 × 9 cells: squares at the edge hold fewer
+    whole, _ = studio.record(plan=replace(preset("Exact", studio.lineage), trajectory=True), **picture)
+    merged = recode(whole, Recipe(pools=(2,)).plan("merged", studio.lineage))
+    rounded = recode(merged, Recipe("int8", pools=(2,)).plan("rounded", studio.lineage))
+    weights = {name for name in merged.features if name.endswith("/w")}
+    assert weights and all(torch.equal(merged.features[name], rounded.features[name]) for name in weights)
+    assert studio.use(rounded, 0.3, **picture)[1].guided_calls
+
+
+def test_k_and_v_need_the_model(studio, whole):
+    site, shape = next(iter(studio.lineage.sites.items()))
+    plan = Plan("kv", {site: Representation("kv")}, trajectory=False)
+    with pytest.raises(ReferenceProblem, match="only the model can make K and V"):
+        recode(whole, plan)
+    doubled = recode(whole, plan, lambda site, hidden: (2 * hidden, -hidden))
+    name = f"base/0000/{site}/cond/"
+    assert torch.equal(doubled.features[name + "k"], 2 * whole.features[name + "h"])
+    with pytest.raises(ReferenceProblem, match="only the model can make hidden states"):
+        recode(doubled, preset("Exact", studio.lineage))
+    assert recode(doubled, replace(plan, sites={site: Representation("kv", "int8")})).nbytes < doubled.nbytes / 3
+
+
+def test_without_a_size_tokens_are_not_merged(studio):
+    bare, _ = studio.record(seed=4)  # neither a trajectory nor a size in the manifest
+    merged = Recipe(pools=(2,), trajectory=False).plan("merged", studio.lineage)
+    with pytest.raises(ReferenceProblem, match="does not tell the size of its base picture"):
+        recode(bare, merged)
+    bare.manifest.update(width=64, height=64)
+    assert recode(bare, merged).nbytes == pytest.approx(bare.nbytes / 4)
+
+
+def test_nothing_left_is_told(studio):
+    cond, _ = studio.record(seed=4, cfg=1.0)
+    with pytest.raises(ReferenceProblem, match="Nothing that reference 'ref' has would be left"):
+        recode(cond, replace(preset("Exact", studio.lineage), branches=("uncond",)))
