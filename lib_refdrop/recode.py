@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -48,14 +49,23 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
                         parts = _recoded(reference, key, parts, kept.get(site), representation, project)
                         features |= {key.tensor_name(part): value for part, value in parts.items()}
     if plan.trajectory:
-        features |= {name: reference.features[name] for name in reference.features if is_trajectory(name)}
+        quiet = _quiet(reference, plan)
+        features |= {name: reference.features[name] for name in reference.features
+                     if is_trajectory(name) and not name.startswith(quiet)}
     if not features:
         raise ReferenceProblem(f"Nothing that reference {reference.name!r} has would be left; choose another plan.")
     calls = {name: record.calls for name, record in reference.passes.items()}
     nbytes = sum(value.nbytes for value in features.values())
     done = replace(plan, trajectory=any(map(is_trajectory, features)), stride=max([*strides.values(), 1]))
-    manifest = {**reference.manifest, "kept": {**done.manifest(), "bytes": nbytes}}
+    manifest = {**reference.manifest, "id": uuid4().hex, "kept": {**done.manifest(), "bytes": nbytes}}
     return Reference(reference.name, manifest, passes_from(calls, features, done.stride), features, nbytes)
+
+
+def _quiet(reference: Reference, plan: Plan) -> tuple[str, ...]:
+    """What the names of tensors begin with that belong to calls beyond the plan's share of the schedule."""
+    return tuple(f"{name}/{index:04d}/" for name, record in reference.passes.items()
+                 for index, call in enumerate(record.calls)
+                 if call.sigma < threshold([each.sigma for each in record.calls], plan.percent))
 
 
 def _wanted_calls(calls: tuple[Call, ...], kept: Iterable[frozenset[int]], stride: int,

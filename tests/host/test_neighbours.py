@@ -12,7 +12,8 @@ from .webui import REFERENCE, TARGET, Made, WebUI, difference
 
 # Part of a script's name: its arguments, and what else the request needs to show its effect.
 NEIGHBOURS = {
-    "freeu": ([True, 1.3, 1.4, 0.9, 0.2], {}), "perturbedattention": ([True, 3.0], {}),
+    "freeu": ([True, 1.3, 1.4, 0.9, 0.2], {}),
+    "perturbedattention": ([True, 3.0], {"width": 128, "height": 128}),  # at 64 its layer has one token only
     "selfattentionguidance": ([True, 0.5], {}), "hypertile integrated": ([True, 32, 1], {}),
     "stylealign": ([True, 1.0], PLAIN["batch"]),
 }
