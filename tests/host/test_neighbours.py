@@ -11,10 +11,10 @@ from .test_contracts import ROUNDING
 from .webui import REFERENCE, TARGET, Made, WebUI, difference
 
 # Part of a script's name: its arguments, and what else the request needs to show its effect.
+LARGE = {"width": 128, "height": 128}  # at 64 the middle layer has one token only: nothing to perturb, blur or scale
 NEIGHBOURS = {
-    "freeu": ([True, 1.3, 1.4, 0.9, 0.2], {}),
-    "perturbedattention": ([True, 3.0], {"width": 128, "height": 128}),  # at 64 its layer has one token only
-    "selfattentionguidance": ([True, 0.5], {}), "hypertile integrated": ([True, 32, 1], {}),
+    "freeu": ([True, 1.3, 1.4, 0.9, 0.2], LARGE), "perturbedattention": ([True, 3.0], LARGE),
+    "selfattentionguidance": ([True, 2.0, 2.0, 0.5], LARGE), "hypertile integrated": ([True, 32, 1], {}),
     "stylealign": ([True, 1.0], PLAIN["batch"]),
 }
 TILES = {"override_settings": {"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128}, "width": 256, "height": 256}
