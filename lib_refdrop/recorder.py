@@ -91,10 +91,10 @@ class Recorder:
         key = Key(self._pass, call, site, branch)
         if representation is None or not self._names.isdisjoint(key.tensor_name(part) for part in ("h", "k")):
             return
-        if representation.what == "hidden":
-            hidden, k, v = layer.hidden(row), None, None
-        else:
-            hidden, (k, v) = None, layer.key_values(row)
+        hidden = layer.hidden(row) if representation.what == "hidden" else None
+        k = v = None
+        if hidden is None:  # asked for, or nobody knows what K and V are made of
+            representation, (k, v) = replace(representation, what="kv"), layer.key_values(row)
         grid = None
         if representation.pool > 1:
             try:

@@ -11,8 +11,9 @@ from torch import Tensor
 class SiteInput(Protocol):
     """A self-attention layer in the middle of a call; only what is asked for is computed."""
 
-    def hidden(self, row: int) -> Tensor:
-        """The normed hidden state that K and V of one batch row are projected from, ``[tokens, C]``."""
+    def hidden(self, row: int) -> Tensor | None:
+        """The normed hidden state that K and V of one batch row are projected from, ``[tokens, C]``; None where another
+        extension makes them of something else."""
 
     def key_values(self, row: int) -> tuple[Tensor, Tensor]:
         """K and V of one batch row, each ``[tokens, width]``."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RefDropError, ReferenceProblem
+from ..errors import RefDropError
 from ..rfg import attention
 from ..session import Session
 from ..sites import COND, UNCOND, Lineage, Site
@@ -134,11 +134,9 @@ class _Layer:
         self._layer, self._hidden = layer, hidden
         self._q, self._k, self._v, self._extra, self._plain = q, k, v, extra, plain
 
-    def hidden(self, row: int) -> Tensor:
-        if self._hidden is None or self._hidden.shape[:2] != self._k.shape[:2]:
-            raise ReferenceProblem("Another extension changes the keys of self-attention here, so hidden states cannot be "
-                                   "saved; save keys and values instead.")
-        return self._hidden[row]
+    def hidden(self, row: int) -> Tensor | None:
+        known = self._hidden is not None and self._hidden.shape[:2] == self._k.shape[:2]
+        return self._hidden[row] if known else None
 
     def key_values(self, row: int) -> tuple[Tensor, Tensor]:
         return self._k[row], self._v[row]

@@ -126,3 +126,12 @@ def test_a_batch_that_does_not_fit_is_left_plain_with_a_note(p) -> None:
     attachment.detach()
     assert torch.equal(out, unet.model.diffusion_model(x, torch.tensor([500.0]), x))
     assert "batch" in session.outcome.notes[0]
+
+
+def test_keys_made_of_something_else_are_saved_as_they_are(p) -> None:
+    def louder(n, context, value, extra):
+        return n, 2 * context, value
+
+    p.sd_model.forge_objects.unet.set_model_attn1_patch(louder)
+    own, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+    assert torch.allclose(guided(p, lambda: sample_forge(p, ["pirate"]), reference, 0.9)[0], own, atol=1e-5)
