@@ -53,7 +53,11 @@ class HostReplays(Replays):
                           element_size=self._element_size)
         if limit is None or estimate(plan, lineage, picture) <= limit / 2:
             return plan
-        return replace(within(limit // 2, lineage, picture), trajectory=False)
+        plan = replace(within(limit // 2, lineage, picture), trajectory=False)
+        if not plan.sites:
+            raise ReferenceProblem(f"There is not enough memory to replay reference {reference.name!r}; raise "
+                                   "--refdrop-memory, or save it with features.")
+        return plan
 
     def progress(self, done: int, total: int) -> None:
         """Shows it where the host shows its own. Raises :class:`ReferenceProblem` when the user interrupts."""
