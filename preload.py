@@ -17,7 +17,9 @@ def _gigabytes(text: str) -> float:
 
 
 def preload(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--refdrop-dir", metavar="FOLDER", default=None,
-                        help="where RefDrop keeps references on disk (default: latents in its own folder)")
+    parser.add_argument("--refdrop-dir", metavar="PLACE", default=None,
+                        help="where RefDrop keeps references on disk: a folder, or a URL that fsspec knows (default: "
+                             "latents in its own folder)")
     parser.add_argument("--refdrop-memory", metavar="GB", type=_gigabytes, default=None,
-                        help="how much memory RefDrop may fill with references kept in RAM (default: no limit)")
+                        help="how much memory RefDrop may fill with references, replays and remembered pictures (default: a "
+                             "quarter of the machine's)")

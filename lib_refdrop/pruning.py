@@ -27,7 +27,7 @@ class Plan:
 
     ``sites`` not in it are not kept; ``stride`` n keeps every n-th noise level, always the first; ``percent`` cuts
     the schedule's quiet end off (at least one level stays); ``trajectory`` keeps what the UNet was called on, at every
-    level, so that everything can be computed again. ``explanation`` is a line for people.
+    level that is left, so that everything can be computed again. ``explanation`` is a line for people.
     """
 
     name: str
