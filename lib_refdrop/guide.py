@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .codec import decode
 from .errors import ReferenceProblem
+from .projected import KeyValues, Projected
 from .reference import Key, Reference
 from .site_input import SiteInput
 from .sites import BRANCHES, Lineage, Site
@@ -33,7 +34,9 @@ class Guide:
             raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or save "
                                    "it again with these.")
         self._features = reference
-        self._calls: dict[str, tuple[str, int]] = {}
+        self._calls: dict[str, tuple[str, int]] = {}  # of the model call that runs: branch and call that serve, by branch
+        self._last: dict[str, tuple[str, int]] = {}  # the same of the last call that each branch was in
+        self._projected = Projected()
 
     def replayed(self, features: Reference) -> None:
         """The reference's features, computed from its trajectory."""
@@ -53,17 +56,24 @@ class Guide:
             call = self._record.nearest(sigma, visit, source)
             if call is not None:
                 self._calls[branch] = (source, call)
+        self._last |= self._calls
+        self._projected.only(self._last.values())
 
     def fetch(self, site: Site, branch: str, layer: SiteInput,
-              like: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
+              like: Tensor) -> KeyValues | None:
         """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its logits
         where tokens stand for unequal numbers of others; None where the reference is silent."""
         if branch not in self._calls or site not in self._sites:
             return None
-        source, call = self._calls[branch]
-        parts = self._features.feature(Key(self._pass, call, site, source))
-        if parts is None:
-            return None
-        found = decode(parts, like.dtype, like.device)
-        k, v = layer.project(found["h"]) if "h" in found else (found["k"], found["v"])
-        return k, v, found.get("bias")
+        source, call = served_by = self._calls[branch]
+        found = self._projected.find(served_by, site, like)
+        if found is None:
+            parts = self._features.feature(Key(self._pass, call, site, source))
+            if parts is None:
+                return None
+            decoded = decode(parts, like.dtype, like.device)
+            k, v = layer.project(decoded["h"]) if "h" in decoded else (decoded["k"], decoded["v"])
+            found = k, v, decoded.get("bias")
+            if self._record.stride > 1:  # the next calls have the same noise level nearest
+                self._projected.keep(served_by, site, found)
+        return found

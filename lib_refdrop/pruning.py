@@ -13,11 +13,12 @@ from typing import NamedTuple
 from .codec import Representation, encoded_bytes
 from .contributions import Contributions, load
 from .sites import BRANCHES, COND, SECTIONS, Lineage, Site
+from .sizes import said
 
 MEGABYTE = 10**6
 _LATENT_CHANNELS, _PROMPT_TOKENS = 4, 77
 _MANIFEST, _A_CALL = 1700, 15  # bytes of a file's manifest but for the plan, and for each call recorded
-_MOST_ROOM = 2**20  # a file written as the run goes leaves a hundredth of it for the header, up to this
+_LEAST_ROOM, _MOST_ROOM = 2**13, 2**20  # a file written as the run goes leaves a hundredth of it for the header
 _ENTRY = len('"":{"dtype":"F16","shape":[],"data_offsets":[,]},')  # of each tensor in the header, but for what differs
 
 
@@ -27,7 +28,9 @@ class Plan:
 
     ``sites`` not in it are not kept; ``stride`` n keeps every n-th noise level, always the first; ``percent`` cuts
     the schedule's quiet end off (at least one level stays); ``trajectory`` keeps what the UNet was called on, at every
-    level that is left, so that everything can be computed again. ``explanation`` is a line for people.
+    level that is left, so that everything can be computed again. Tokens are merged only in layers that have more than
+    ``merge_over``: of a small picture each tells much, and attention over few costs little. ``explanation`` is a line
+    for people.
     """
 
     name: str
@@ -37,6 +40,14 @@ class Plan:
     percent: float = 100.0
     trajectory: bool = True
     explanation: str = ""
+    merge_over: int = 0
+
+    def kept_as(self, site: Site, count: int) -> Representation | None:
+        """How a site is kept in a picture that gives it ``count`` tokens; None where it is not."""
+        representation = self.sites.get(site)
+        if representation and representation.pool > 1 and count <= self.merge_over:
+            return replace(representation, pool=1)
+        return representation
 
     def manifest(self) -> dict:
         """The plan as plain JSON; sites under the words of how they are kept."""
@@ -71,11 +82,13 @@ class Recipe:
     branches: tuple[str, ...] = BRANCHES
     sections: tuple[str, ...] = SECTIONS
     trajectory: bool = True
+    merge_over: int = 0
 
     def plan(self, name: str, lineage: Lineage, percent: float = 100.0) -> Plan:
         finest = _finest(lineage)
         sites = {site: self.kept_as(lineage.sites[site].level - finest) for site in lineage.chosen(self.sections)}
-        return Plan(name, sites, self.branches, self.stride, percent, self.trajectory, f"{name}: {self.words()}.")
+        return Plan(name, sites, self.branches, self.stride, percent, self.trajectory, f"{name}: {self.words()}.",
+                    self.merge_over)
 
     def kept_as(self, coarser: int) -> Representation:
         """The representation so many halvings below the finest layers."""
@@ -91,6 +104,8 @@ class Recipe:
             sides = [f"{sides[0]} in the finest layers", f"{sides[1]} in the others"]
         elif self.pools == (1,):
             sides = []
+        elif self.merge_over:
+            sides = [f"{sides[0]} in layers of more than {self.merge_over}"]
         levels = "every noise level" if self.stride == 1 else f"every {_ordinal(self.stride)} noise level"
         left_out = [section for section in SECTIONS if section not in self.sections]
         sites = [f"without the {' and '.join(left_out)} layers"] if left_out else []
@@ -110,7 +125,7 @@ class Recipe:
 # The presets, best first. What they keep of the effect and their sizes are in the README.
 RECIPES = {
     "Exact": Recipe(trajectory=False),
-    "Balanced": Recipe("int4", pools=(2, 1), stride=5),
+    "Balanced": Recipe("int4", pools=(2,), stride=7, merge_over=2048),
     "Small": Recipe("int4", pools=(2,), stride=4),
     "Tiny": Recipe(sections=()),
 }
@@ -147,11 +162,11 @@ def within(budget_bytes: int, lineage: Lineage, picture: Picture, table: Contrib
             best = kept, -size, recipe
     if best is None:
         plan = Recipe(sections=()).plan(name, lineage, percent)
-        size = _size(estimate(plan, lineage, picture))
+        size = said(estimate(plan, lineage, picture))
         return replace(plan, explanation=f"{name}: too little for features, so only the trajectory is kept and they "
                                          f"are computed again when it is used ({size}).")
     plan = best[2].plan(name, lineage, percent)
-    size = _size(estimate(plan, lineage, picture))
+    size = said(estimate(plan, lineage, picture))
     return replace(plan, explanation=f"{name}: {best[2].words(picture.branches)}; expected to keep "
                                      f"{100 * best[0]:.0f} % of the effect ({size}).")
 
@@ -168,7 +183,8 @@ def levels_kept(plan: Plan, steps: int) -> int:
 
 def estimate(plan: Plan, lineage: Lineage, picture: Picture) -> int:
     """The bytes of the file that a plan's recording of one pass will be: numbers, header and manifest."""
-    alike = Counter((representation, _kind(site, lineage)) for site, representation in plan.sites.items())
+    alike = Counter((plan.kept_as(site, math.prod(tokens(site, lineage, picture))), _kind(site, lineage))
+                    for site in plan.sites)
     calls = min(len(plan.branches), picture.branches) * levels_kept(plan, picture.steps)
     parts = [calls * count * _feature(*what, picture) for what, count in alike.items()]
     manifest = len(json.dumps(json.dumps(plan.manifest())))
@@ -237,7 +253,7 @@ def _trajectory(lineage: Lineage, picture: Picture, percent: float) -> _Share:
 def _file_bytes(parts: list[_Share], manifest: int, picture: Picture) -> int:
     numbers, letters, tensors = (sum(part) for part in zip(_Share(0, 0, 0), *parts))
     header = letters + tensors * 2 * len(str(numbers)) + _MANIFEST + _A_CALL * picture.steps + manifest
-    return numbers + max(header, min(numbers // 100, _MOST_ROOM))
+    return numbers + max(header, min(max(numbers // 100, _LEAST_ROOM), _MOST_ROOM))
 
 
 def _finest(lineage: Lineage) -> int:
@@ -284,10 +300,6 @@ def _recipes(sections: tuple[str, ...], picture: Picture) -> Iterator[Recipe]:
     for precision, pools, stride, kept, part in itertools.product(PRECISIONS, POOLS, STRIDES, branches, some):
         if precision != "fp16" or picture.element_size > 2:
             yield Recipe(precision, pools, stride, kept, part)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _ordinal(number: int) -> str:

@@ -38,15 +38,15 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
     """
     kept = _representations(reference)
     features: dict[str, Tensor] = {}
-    strides = {}
+    strides, made = {}, {}
     for pass_name, record in reference.passes.items():
         wanted, strides[pass_name] = _wanted_calls(record.calls, record.kept.values(), record.stride, plan)
         for branch in plan.branches:
             for call in sorted(wanted & record.kept.get(branch, frozenset())):
-                for site, representation in plan.sites.items():
+                for site in plan.sites:
                     key = Key(pass_name, call, site, branch)
                     if (parts := reference.feature(key)) is not None:
-                        parts = _recoded(reference, key, parts, kept.get(site), representation, project)
+                        parts, made[site] = _recoded(reference, key, parts, kept.get(site), plan, project)
                         features |= {key.tensor_name(part): value for part, value in parts.items()}
     if plan.trajectory:
         quiet = _quiet(reference, plan)
@@ -56,7 +56,7 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
         raise ReferenceProblem(f"Nothing that reference {reference.name!r} has would be left; choose another plan.")
     calls = {name: record.calls for name, record in reference.passes.items()}
     nbytes = sum(value.nbytes for value in features.values())
-    done = replace(plan, trajectory=any(map(is_trajectory, features)), stride=max([*strides.values(), 1]))
+    done = replace(plan, sites=made, trajectory=any(map(is_trajectory, features)), stride=max([*strides.values(), 1]))
     manifest = {**reference.manifest, "id": uuid4().hex, "kept": {**done.manifest(), "bytes": nbytes}}
     return Reference(reference.name, manifest, passes_from(calls, features, done.stride), features, nbytes)
 
@@ -78,27 +78,27 @@ def _wanted_calls(calls: tuple[Call, ...], kept: Iterable[frozenset[int]], strid
     return {index for index, call in enumerate(calls) if call.sigma in levels}, stride * step
 
 
-def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Representation | None, new: Representation,
-             project: Project | None) -> dict[str, Tensor]:
-    """One feature's parts as ``new``, or as near to it as ``old`` allows."""
+def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Representation | None, plan: Plan,
+             project: Project | None) -> tuple[dict[str, Tensor], Representation]:
+    """One feature's parts as ``plan`` wants them, or as near to it as ``old`` allows; and how they are kept now."""
     what = "hidden" if "h" in parts else "kv"
-    old = old or _seen(what, parts)
+    whole = parts[KINDS[what][0]]
+    old, new = old or _seen(what, parts), plan.kept_as(key.site, len(whole))
     aim = Representation(new.what, old.precision if _RANKS[old.precision] >= _RANKS[new.precision] else new.precision,
                          max(old.pool, new.pool))
     if aim == old:
-        return parts
+        return parts, aim
     if aim.what != what and (what == "kv" or project is None):
         has, lacks = ("K and V", "hidden states") if what == "kv" else ("hidden states", "K and V")
         raise ReferenceProblem(f"Reference {reference.name!r} keeps {has}; only the model can make {lacks} of them.")
-    whole = parts[KINDS[what][0]]
     found = decode(parts, whole.dtype if whole.dtype.itemsize > 1 else torch.float32, whole.device)
     if aim.what != what:
         found["k"], found["v"] = project(key.site, found["h"])
     if old.pool > 1 or aim.pool == 1:
         counts = {"w": parts["w"]} if "w" in parts else {}
-        return encode(replace(aim, pool=1), found.get("h"), found.get("k"), found.get("v")) | counts
+        return encode(replace(aim, pool=1), found.get("h"), found.get("k"), found.get("v")) | counts, aim
     grid = _grid(reference, key.pass_name, len(whole))
-    return encode(aim, found.get("h"), found.get("k"), found.get("v"), grid)
+    return encode(aim, found.get("h"), found.get("k"), found.get("v"), grid), aim
 
 
 def _representations(reference: Reference) -> dict[Site, Representation]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from .codec import encode
+from .codec import Representation, encode
 from .errors import ReferenceProblem
 from .pruning import Plan
 from .reference import (FORMAT_VERSION, Call, Key, Reference, describe_lineage, given_name, passes_from,
@@ -39,6 +39,7 @@ class Recorder:
         self._levels: list[float] = []  # of the pass that runs, as they came
         self._held: dict[str, Tensor] = {}
         self._names: set[str] = set()
+        self._kept_as: dict[Site, Representation] = {}
         self._bytes = 0
         self._pass, self._least, self._size = "", 0.0, (0, 0)
 
@@ -87,20 +88,21 @@ class Recorder:
 
     def keep(self, call: int, site: Site, branch: str, layer: SiteInput, row: int) -> None:
         """Keeps one feature, if the plan wants this site, as the plan says, on the CPU."""
-        representation = self.plan.sites.get(site)
-        key = Key(self._pass, call, site, branch)
+        key, representation = Key(self._pass, call, site, branch), self.plan.sites.get(site)
         if representation is None or not self._names.isdisjoint(key.tensor_name(part) for part in ("h", "k")):
             return
         hidden = layer.hidden(row) if representation.what == "hidden" else None
         k = v = None
         if hidden is None:  # asked for, or nobody knows what K and V are made of
             representation, (k, v) = replace(representation, what="kv"), layer.key_values(row)
-        grid = None
+        count, grid = len(k if hidden is None else hidden), None
+        representation = replace(representation, pool=self.plan.kept_as(site, count).pool)
         if representation.pool > 1:
             try:
-                grid = token_grid(len(k if hidden is None else hidden), *self._size)
+                grid = token_grid(count, *self._size)
             except ValueError:  # another extension has merged tokens (ToMe) or cut the picture: no squares to be found
                 representation = replace(representation, pool=1)
+        self._kept_as[site] = representation
         for part, value in encode(representation, hidden, k, v, grid).items():
             self._keep(key.tensor_name(part), value)
 
@@ -145,7 +147,7 @@ class Recorder:
         return {
             "format": FORMAT_VERSION, "name": name, "id": uuid4().hex, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **describe_lineage(self.lineage), **self.provenance,
-            "kept": {**self.plan.manifest(), "bytes": self._bytes},
+            "kept": {**replace(self.plan, sites=self._kept_as).manifest(), "bytes": self._bytes},
             "passes": {name: [list(call) for call in calls] for name, calls in self._calls.items()},
         }
 

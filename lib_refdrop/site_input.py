@@ -22,8 +22,8 @@ class SiteInput(Protocol):
         """K and V, each ``[S, width]``, of a hidden state ``[S, C]``: this layer's own projections."""
 
     def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Attention of some rows' queries over one reference's k and v ``[S, width]``, in the form of the layer's own
-        output: ``[rows, tokens, C]``. ``bias`` ``[S]`` is added to every query's logits."""
+        """Attention of some rows' queries over one reference's k and v ``[S, width]``, in the form that the
+        session was given the layer's own in: ``[rows, tokens, C]``. ``bias`` ``[S]`` is added to every query's logits."""
 
 
 class ModelCall(Protocol):

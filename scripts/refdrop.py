@@ -4,6 +4,7 @@ from modules import scripts
 
 from lib_refdrop.settings import SCRIPT_NAME
 from lib_refdrop.webui.callbacks import register
+from lib_refdrop.webui.forecast import INPUTS
 from lib_refdrop.webui.panel import build
 from lib_refdrop.webui.run import run_of, start
 from lib_refdrop.webui.shelf import shelf
@@ -13,6 +14,10 @@ register()
 
 class RefDropScript(scripts.Script):
     """Keeps no state of a generation: that is on the processing object, for detailers run others inside one."""
+
+    def __init__(self):
+        super().__init__()
+        self._inputs = {}  # the host's components that the size of a reference depends on
 
     def title(self):
         return SCRIPT_NAME
@@ -26,10 +31,14 @@ class RefDropScript(scripts.Script):
         return self._panel.controls
 
     def after_component(self, component, **kwargs):
-        # Hosts write their log line after every generation: the moment to show what RefDrop did.
+        # Hosts write their log line after every generation: the moment to show what RefDrop did. It comes last of all.
         tab = "img2img" if self.is_img2img else "txt2img"
+        place, _, name = (kwargs.get("elem_id") or "").partition("_")
+        if place == tab and name in INPUTS:
+            self._inputs[INPUTS[name]] = component
         if kwargs.get("elem_id") == f"html_log_{tab}":
             self._panel.listen_to(component)
+            self._panel.forecast_from(self._inputs)
 
     def before_process(self, p, *args):
         start(p, args)

@@ -47,7 +47,8 @@ CHANGES = (
 CANDIDATES = (
     Recipe("int8", (2,), 3), Recipe("int4", (2,), 2), Recipe("int4", (2, 1), 5), Recipe("int4", (1,), 7),
     Recipe("int4", (1,), 4, (COND,)), Recipe("int4", (2,), 4), Recipe("int4", (4, 2), 3), Recipe("int8", (2,), 7),
-    Recipe("int4", (1,), 7, (COND,)), Recipe("int4", (1,), 20), Recipe("int4", (4,), 1),
+    Recipe("int4", (1,), 7, (COND,)), Recipe("int4", (1,), 10), Recipe("int4", (1,), 10, (COND,)),
+    Recipe("int4", (1,), 20), Recipe("int4", (4,), 1),
 )
 
 

@@ -1,7 +1,7 @@
 """The adapter for AUTOMATIC1111: SD1.x and SD2.x (``ldm``) and SDXL (``sgm``) under any attention optimisation.
 
 The optimisations rewrite methods of classes whenever a model is loaded or an option changes, so nothing is replaced
-here: a hook on every ``attn1`` module takes the layer's output, however it was computed, as the plain half.
+here: hooks on every ``attn1`` module take what the layer computes, however it does, as the plain half.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..rfg import attention
 from ..session import Session
 from ..sites import COND, UNCOND, Lineage, Site
 from .clock import SigmaClock
+from .hooked_layer import HookedLayer
 from .ldm_names import lineage_of, self_attentions
 from .notes import BATCH_CHANGED, SWAPPED
 from .unet_call import UNetCall
@@ -71,8 +72,8 @@ class A1111Attachment:
                    denoiser.register_forward_hook(_after_denoiser(mine)),
                    unet.register_forward_pre_hook(_before_unet(mine), with_kwargs=True)]
         self._remove = weakref.finalize(self, _remove_all, handles)
-        handles += [layer.register_forward_hook(_after_layer(mine, site), with_kwargs=True)
-                    for site, layer in self_attentions(unet).items()]
+        for site, layer in self_attentions(unet).items():
+            handles += HookedLayer(layer, _at(mine, site), "x", "context", _attend).handles
 
     def detach(self) -> None:
         self._remove()
@@ -107,45 +108,17 @@ class A1111Attachment:
             self._session.begin_call(self._clock(call.timestep), branches, call)
             self._rows = rows
 
-    def at(self, site: Site, layer: nn.Module, hidden: Tensor, own: Tensor) -> Tensor:
+    def at(self, site: Site, own: Tensor, layer: HookedLayer) -> Tensor:
         if not self._rows:
             return own
         if own.shape[0] != self._rows:
             self._note(BATCH_CHANGED)
             return own
-        return self._session.at(site, own, _Layer(layer, hidden))
+        return self._session.at(site, own, layer)
 
     def _note(self, note: str) -> None:
         if note not in self._session.outcome.notes:
             self._session.outcome.notes.append(note)
-
-
-class _Layer:
-    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.site_input.SiteInput`."""
-
-    def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
-        self._layer, self._hidden, self._queries = layer, hidden, None
-
-    def hidden(self, row: int) -> Tensor:
-        return self._hidden[row]
-
-    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
-        return self.project(self._hidden[row])
-
-    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
-
-    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        # The layer's own output has passed to_out, which is affine: blending after it equals blending before it.
-        if self._queries is None:
-            self._queries = self._layer.to_q(self._hidden)
-        q = self._queries[rows]
-        if _upcasts() and q.dtype != torch.float32:
-            with torch.autocast(q.device.type, enabled=False) if torch.is_autocast_enabled() else nullcontext():
-                out = attention(q.float(), k[None].float(), v[None].float(), self._layer.heads, bias).to(q.dtype)
-        else:
-            out = attention(q, k[None].to(q.dtype), v[None].to(q.dtype), self._layer.heads, bias)
-        return self._layer.to_out(out)
 
 
 def _before_denoiser(mine):
@@ -173,14 +146,20 @@ def _before_unet(mine):
     return hook
 
 
-def _after_layer(mine, site: Site):
-    def hook(layer, args, kwargs, own):
-        attachment, context = mine(), args[1] if len(args) > 1 else kwargs.get("context")
-        if attachment is None or context is not None:  # attention over something else is not self-attention
-            return None
-        return attachment.at(site, layer, args[0] if args else kwargs["x"], own)
+def _at(mine, site: Site):
+    def at(own: Tensor, layer: HookedLayer) -> Tensor:
+        attachment = mine()
+        return own if attachment is None else attachment.at(site, own, layer)
 
-    return hook
+    return at
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    """Attention over a reference, in the precision that the user lets attention run in."""
+    if not _upcasts() or q.dtype == torch.float32:
+        return attention(q, k, v, heads, bias)
+    with torch.autocast(q.device.type, enabled=False) if torch.is_autocast_enabled() else nullcontext():
+        return attention(q.float(), k.float(), v.float(), heads, bias).to(q.dtype)
 
 
 def _remove_all(handles: Sequence[Any]) -> None:

@@ -1,6 +1,6 @@
 """The adapter for diffusers' UNets: SD1.5, SD2 and SDXL shaped, whatever attention processors they run.
 
-A hook on every ``attn1`` module takes the output of the processor that is there (SDPA, sliced, xformers, LoRA…) as the
+Hooks on every ``attn1`` module take what the processor that is there computes (SDPA, sliced, xformers, LoRA…) as the
 plain half. Nothing is replaced, so there is nothing to put back but the hooks themselves.
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..rfg import attention
 from ..session import Session
 from ..sites import Lineage, Site, SiteShape
 from .clock import SigmaClock
+from .hooked_layer import HookedLayer
 
 _NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
 
@@ -69,8 +70,8 @@ def guide(unet: nn.Module, session: Session, rows: Callable[[int], Sequence[str]
 
     handles = [unet.register_forward_pre_hook(before_call, with_kwargs=True)]
     try:
-        handles += [layer.register_forward_hook(_at(session, site), with_kwargs=True)
-                    for site, layer in self_attentions(unet).items()]
+        for site, layer in self_attentions(unet).items():
+            handles += HookedLayer(layer, partial(session.at, site), "hidden_states", "encoder_hidden_states").handles
         yield
     finally:
         for handle in handles:
@@ -105,16 +106,6 @@ class DiffusersAttachment:
         self._stack.close()
 
 
-def _at(session: Session, site: Site):
-    def after_layer(layer, args, kwargs, own):
-        context = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
-        if context is not None:  # attention over something else: not self-attention
-            return own
-        return session.at(site, own, _Layer(layer, args[0] if args else kwargs["hidden_states"]))
-
-    return after_layer
-
-
 class _Call:
     """A call of the UNet, as :class:`~lib_refdrop.site_input.ModelCall`."""
 
@@ -138,29 +129,6 @@ class _Call:
         with torch.no_grad():
             self._unet(batch["x"].to(like), batch["t"].flatten(), encoder_hidden_states=batch["context"].to(like),
                        added_cond_kwargs=added or None, return_dict=False)
-
-
-class _Layer:
-    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.site_input.SiteInput`."""
-
-    def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
-        self._layer, self._hidden, self._queries = layer, hidden, None
-
-    def hidden(self, row: int) -> Tensor:
-        return self._hidden[row]
-
-    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
-        return self.project(self._hidden[row])
-
-    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
-
-    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        # The layer's own output has passed to_out, which is affine: blending after it equals blending before it.
-        if self._queries is None:
-            self._queries = self._layer.to_q(self._hidden)
-        out = attention(self._queries[rows], k[None], v[None], self._layer.heads, bias)
-        return self._layer.to_out[0](out) / self._layer.rescale_output_factor
 
 
 def _resnets(unet: nn.Module, way: str, level: int) -> int:

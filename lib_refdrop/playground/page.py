@@ -36,6 +36,8 @@ def new_page(playground: Playground) -> gr.Blocks:
         with gr.Row():
             with gr.Column():
                 made |= _sampling_controls(size)
+                for component in made.values():
+                    playground.runner.after_component(component, elem_id=component.elem_id)
                 script_inputs = playground.runner.setup_ui()
             with gr.Column():
                 gallery = gr.Gallery(label="Pictures", elem_id="txt2img_gallery", columns=2, object_fit="contain",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from ..errors import StoreProblem
-from .interface import said
+from ..sizes import said
 
 
 @dataclass

@@ -96,8 +96,3 @@ def missing(name: str, names: list[str], where: str) -> ReferenceProblem:
     """The sentence for a reference that is not there."""
     have = f"there are: {', '.join(names[-8:])}" if names else "save one first"
     return ReferenceProblem(f"There is no reference {name!r} {where}; {have}.")
-
-
-def said(count: int) -> str:
-    """A number of bytes in words."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from ..settings import SCRIPT_NAME, Control, Settings
+from .forecast import INPUTS, forecast
 from .infotext import paste_function
 from .shelf import Shelf
 
 
 @dataclass
 class Panel:
-    """The panel's parts: ``controls`` in API order, the line of status, and what pasted parameters fill."""
+    """The panel's parts: ``controls`` in API order, the line of status, the one that says how large a Save gets, and
+    what pasted parameters fill."""
 
     controls: list
     status: Any
+    size: Any
     infotext_fields: list[tuple[Any, Callable]]
     _shelf: Shelf
 
@@ -27,6 +30,20 @@ class Panel:
         """Tells what happened, and lists new references, whenever a component of the host changes."""
         component.change(self._refreshed, inputs=[self._control("store")],
                          outputs=[self._control("reference"), self.status], show_progress="hidden")
+
+    def forecast_from(self, inputs: Mapping[str, Any]) -> None:
+        """Keeps the line of size right, where the host has all of :data:`~lib_refdrop.webui.forecast.INPUTS`."""
+        if not set(INPUTS.values()) <= set(inputs):
+            return
+        names, count = list(inputs), len(self.controls)
+
+        def line(*values: Any) -> str:
+            return _line(forecast(values[:count], dict(zip(names, values[count:]))))
+
+        deciding = [self._control(name) for name in ("mode", "save_percent", "layer_input", "layer_middle", "layer_output",
+                                                     "keep", "budget")]
+        for component in (*deciding, *inputs.values()):
+            component.change(line, inputs=[*self.controls, *inputs.values()], outputs=[self.size], show_progress="hidden")
 
     def _refreshed(self, store: str) -> tuple[Any, str]:
         return _names(self._shelf, store), _line(self._shelf.message or self._shelf.summary(store))
@@ -53,6 +70,7 @@ def build(shelf: Shelf, tab: str) -> Panel:
             for name, default, control in known:
                 if control.tier == "advanced":
                     made[name] = _component(name, default, control, tab)
+        size = gr.HTML("", elem_id=f"refdrop_{tab}_size")
         status = gr.HTML(_line(shelf.summary(made["store"].value)), elem_id=f"refdrop_{tab}_status")
 
     def list_again(store: str) -> tuple[Any, str]:
@@ -62,7 +80,7 @@ def build(shelf: Shelf, tab: str) -> Panel:
         event(list_again, inputs=[made["store"]], outputs=[made["reference"], status], show_progress="hidden")
     fields = [(made[name], paste_function(name, default, control)) for name, default, control in known
               if control.infotext or name == "enabled"]
-    return Panel([made[name] for name, _, _ in known], status, fields, shelf)
+    return Panel([made[name] for name, _, _ in known], status, size, fields, shelf)
 
 
 def _component(name: str, default: Any, control: Control, tab: str) -> Any:

@@ -17,7 +17,7 @@ from ..reference import Reference
 from ..session import Outcome, Session
 from ..settings import Settings
 from ..sites import Lineage
-from ..stores.interface import said
+from ..sizes import said
 from .guard import GuardedSession
 from .infotext import NOTE, PROBLEM, written_keys
 from .options import INNER_PASSES, option

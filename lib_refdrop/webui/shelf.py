@@ -9,8 +9,8 @@ from pathlib import Path
 from modules import shared
 
 from ..errors import ReferenceProblem
+from ..sizes import said
 from ..stores import MemoryBudget, MemoryStore, Saved, Store, open_store
-from ..stores.interface import said
 from .replays import ReplayMemory
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "latents"

@@ -34,10 +34,10 @@ def file_of(plan, lineage, picture, path):
     noisy = math.ceil(picture.steps * plan.percent / 100)
     tensors = {}
     for call in range(0, noisy, plan.stride):
-        for site, representation in plan.sites.items():
+        for site in plan.sites:
             grid, width = tokens(site, lineage, picture), lineage.sites[site].width
             own = torch.rand(grid[0] * grid[1], width).to(numbers)
-            parts = encode(representation, own, own, own, grid)
+            parts = encode(plan.kept_as(site, len(own)), own, own, own, grid)
             for branch in set(names) & set(plan.branches):
                 tensors |= {f"base/{call:04d}/{site}/{branch}/{part}": value.clone() for part, value in parts.items()}
     if plan.trajectory:
@@ -61,7 +61,7 @@ def file_of(plan, lineage, picture, path):
 def test_the_size_is_known_before(plan, tmp_path):
     for picture in (Picture(16, 16, 20), Picture(17, 30, 7, 1, 4)):
         real = file_of(plan, DEMO, picture, tmp_path / "a.safetensors")
-        assert estimate(plan, DEMO, picture) == pytest.approx(real, rel=0.02, abs=1200)
+        assert estimate(plan, DEMO, picture) == pytest.approx(real, rel=0.02, abs=8192)  # room for the header
 
 
 def test_presets_have_the_sizes_they_promise():

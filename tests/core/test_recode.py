@@ -13,7 +13,7 @@ from lib_refdrop.sites import BRANCHES, COND
 
 RECIPES_TRIED = {
     **RECIPES, "merged": Recipe("int8", (4, 2)), "half": Recipe(stride=3, branches=(COND,), sections=("output",)),
-    "fp16": Recipe("fp16", (2,), stride=2, trajectory=False)}
+    "fp16": Recipe("fp16", (2,), stride=2, trajectory=False), "merged where many": Recipe("int8", (2,), merge_over=100)}
 
 
 @pytest.fixture(scope="module")

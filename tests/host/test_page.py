@@ -62,6 +62,8 @@ def says(page: sync_api.Page, sentence: str) -> None:
 def test_save_then_use(page, webui: WebUI) -> None:
     fill(page, "txt2img_prompt", "a pirate arms up on grass")
     choose(page, "mode", "Save")
+    size = page.locator("#refdrop_txt2img_size").first
+    sync_api.expect(size).to_contain_text(f"A Save of {SIZE}×{SIZE} in 2 steps keeps about", timeout=_LONG)
     name_reference(page, "from the page")
     says(page, "Saved reference 'from the page'")
     assert (webui.references / "from the page.safetensors").exists()

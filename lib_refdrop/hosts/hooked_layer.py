@@ -1,0 +1,76 @@
+"""A self-attention layer of ``ldm``, ``sgm`` or diffusers under hooks: whoever computes its attention makes the plain half.
+
+Queries are taken from ``to_q`` and the blend is put in at the door of ``to_out``, so that neither is computed twice.
+Where an implementation passes these by (fused projections) or cuts the picture into tiles (HyperTile), the layer's own
+output is blended instead: ``to_out`` is affine, so behind it the blend is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..rfg import attention
+
+Attend = Callable[[Tensor, Tensor, Tensor, int, "Tensor | None"], Tensor]  # q, k, v, heads, bias
+
+
+class HookedLayer:
+    """One layer as :class:`~lib_refdrop.site_input.SiteInput`; ``handles`` take the hooks off.
+
+    In every call over its own ``hidden`` (not over a ``context``, as both parameters of the layer are named)
+    ``at(own, self)`` gives what the layer goes on with; ``attend`` is how attention over a reference is computed.
+    """
+
+    def __init__(self, layer: nn.Module, at: Callable[[Tensor, HookedLayer], Tensor], hidden: str, context: str,
+                 attend: Attend = attention) -> None:
+        self._layer, self._at, self._attend, self._names = layer, at, attend, (hidden, context)
+        self._waiting = self._behind = False  # for the session to be told; told behind to_out
+        self._hidden: Tensor | None = None
+        self._queries: Tensor | None = None
+        self.handles = [layer.register_forward_pre_hook(self._enter, with_kwargs=True),
+                        layer.to_q.register_forward_hook(self._queried),
+                        layer.to_out[0].register_forward_pre_hook(self._attended),
+                        layer.register_forward_hook(self._leave)]
+
+    def hidden(self, row: int) -> Tensor:
+        return self._hidden[row]
+
+    def key_values(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.project(self._hidden[row])
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self._queries is None:
+            self._queries = self._layer.to_q(self._hidden)
+        q = self._queries[rows]
+        out = self._attend(q, k[None].to(q.dtype), v[None].to(q.dtype), self._layer.heads, bias)
+        if self._behind:
+            out = self._layer.to_out[0](out) / getattr(self._layer, "rescale_output_factor", 1)
+        return out
+
+    def _enter(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        hidden, context = self._names
+        self._waiting = (args[1] if len(args) > 1 else kwargs.get(context)) is None
+        self._hidden, self._queries = (args[0] if args else kwargs[hidden]), None
+        self._behind = False
+
+    def _queried(self, to_q: nn.Module, args: tuple, queries: Tensor) -> None:
+        if self._waiting and queries.shape[:2] == self._hidden.shape[:2]:
+            self._queries = queries
+
+    def _attended(self, to_out: nn.Module, args: tuple) -> tuple | None:
+        if not self._waiting or self._queries is None or args[0].shape != self._queries.shape:
+            return None
+        self._waiting = False
+        return (self._at(args[0], self),)
+
+    def _leave(self, layer: nn.Module, args: tuple, own: Tensor) -> Tensor:
+        if self._waiting:
+            self._waiting, self._behind = False, True
+            own = self._at(own, self)
+        self._hidden = self._queries = None
+        return own

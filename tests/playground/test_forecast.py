@@ -1,0 +1,45 @@
+"""How large a Save gets is said before it is made, and is right."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lib_refdrop.settings import Settings
+
+GENERATION = {"steps": 6, "width": 128, "height": 96, "cfg_scale": 4.0, "sampler_name": "Euler"}
+
+
+@pytest.fixture
+def foretell(studio):
+    """What the panel says, given as the page gives it: every control's value, in API order."""
+    from modules import shared
+
+    from lib_refdrop.webui.forecast import forecast
+
+    shared.sd_model = studio.playground.model.pipeline
+    values = {name: default for name, default, _ in Settings.controls()}
+    return lambda **settings: forecast(list((values | settings).values()), GENERATION)
+
+
+@pytest.mark.parametrize("settings", [{"keep": "Exact"}, {"keep": "Balanced"}, {"keep": "Small", "layer_input": False},
+                                      {"keep": "Tiny"}, {"keep": "Exact", "save_percent": 40.0}, {"budget": 1.0}])
+def test_the_line_says_what_will_be_written(studio, foretell, settings) -> None:
+    line = foretell(mode="Save", **settings)
+    studio.draw({"mode": "Save", "reference": "hero", **settings}, **GENERATION)
+    number, unit = re.match(r"A Save of 128×96 in 6 steps keeps about ([\d.]+) ([kM]B)\. ", line).groups()
+    written = (studio.playground.refdrop_dir / "hero.safetensors").stat().st_size
+    assert float(number) * {"kB": 1e3, "MB": 1e6}[unit] == pytest.approx(written, rel=0.02), line
+
+
+def test_there_is_nothing_to_say_in_use(foretell) -> None:
+    assert foretell(mode="Use") == ""
+
+
+def test_it_says_why_there_is_no_size(foretell) -> None:
+    from modules import shared
+
+    assert foretell(mode="Save", layer_input=False, layer_middle=False, layer_output=False).startswith("All RefDrop layers")
+    shared.sd_model = None
+    assert foretell(mode="Save") == "How large a reference gets is known with a model loaded."
