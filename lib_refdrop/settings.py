@@ -60,8 +60,8 @@ class Settings:
                              tier="advanced")
     on_problem: str = _setting("Stop", "If it cannot guide", "Stop the run, or continue it without guidance; the "
                                "reason is shown either way.", choices=("Stop", "Continue"), tier="advanced")
-    keep: str = _setting("Exact", "What to keep", "Exact is everything, gigabytes for SDXL; Tiny only what it takes to "
-                         "compute it again, at some seconds for the first Use.",
+    keep: str = _setting("Balanced", "What to keep", "Exact is everything, gigabytes for SDXL; Balanced and Small are a "
+                         "fraction of that; Tiny is only what it takes to compute everything again, before the first Use.",
                          choices=("Exact", "Balanced", "Small", "Tiny"), infotext="RefDrop kept", tier="advanced")
     budget: float = _setting(0.0, "At most (MB)", "Keeps the best that fits into so many megabytes; 0 does as What to keep "
                              "says.", minimum=0.0, maximum=100000.0, step=1.0, infotext="RefDrop budget",

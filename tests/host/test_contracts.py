@@ -73,7 +73,7 @@ def test_cond_and_uncond_in_separate_calls(webui: WebUI) -> None:
 
 
 def test_hires_runs_plain_unless_switched_on(webui: WebUI, without: dict[str, Made]) -> None:
-    webui.draw({"mode": "Save", "reference": "tall", "enabled_hr": True, "replace": True}, **REFERENCE, **HIRES)
+    webui.save("tall", {"enabled_hr": True}, **HIRES)
     first = webui.use("tall", **HIRES)
     both = webui.use("tall", settings={"enabled_hr": True}, **HIRES)
     assert difference(first, without["hires"]) > 0 and difference(both, first) > 0
@@ -83,18 +83,18 @@ def test_hires_runs_plain_unless_switched_on(webui: WebUI, without: dict[str, Ma
 
 def test_own_seed_through_hires(webui: WebUI) -> None:
     settings = {"enabled_hr": True}
-    own = webui.draw({"mode": "Save", "reference": "tall", "replace": True, **settings}, **REFERENCE, **HIRES)
+    own = webui.save("tall", settings, **HIRES)
     assert difference(webui.use("tall", 0.5, settings, **REFERENCE, **HIRES), own) <= ROUNDING
 
 
 def test_memory_serves_like_the_disk(webui: WebUI) -> None:
-    webui.draw({"mode": "Save", "reference": "hero", "store": "RAM", "replace": True}, **REFERENCE)
+    webui.save("hero", {"store": "RAM"})
     assert webui.use("hero", settings={"store": "RAM"}).hashes == webui.use("hero").hashes
 
 
 @pytest.mark.parametrize("keep", ["Balanced", "Small", "Tiny"])
 def test_smaller_references_serve_as_well(webui: WebUI, without: dict[str, Made], keep: str) -> None:
-    saved = webui.draw({"mode": "Save", "reference": keep, "keep": keep, "replace": True}, **REFERENCE)
+    saved = webui.save(keep, {"keep": keep})
     assert saved.problem is None and saved.hashes == webui.draw(**REFERENCE).hashes
     made = webui.use(keep)
     assert made.problem is None and "RefDrop RFG" in made.parameters[0] and made.hashes != without["euler"].hashes
@@ -104,7 +104,7 @@ def test_smaller_references_serve_as_well(webui: WebUI, without: dict[str, Made]
 
 
 def test_a_reference_that_is_computed_again_gives_its_own_picture(webui: WebUI) -> None:
-    own = webui.draw({"mode": "Save", "reference": "again", "keep": "Tiny", "replace": True}, **REFERENCE)
+    own = webui.save("again", {"keep": "Tiny"})
     assert difference(webui.use("again", 0.7, **REFERENCE), own) <= ROUNDING
 
 

@@ -129,8 +129,10 @@ class WebUI:
         return Made([np.asarray(image.convert("RGB")) for image in images],
                     [image.info.get("parameters", "") for image in images], json.loads(answer["info"]))
 
-    def save(self, name: str, **payload: Any) -> Made:
-        return self.draw({"mode": "Save", "reference": name, "replace": True}, **{**REFERENCE, **payload})
+    def save(self, name: str, settings: dict[str, Any] | None = None, **payload: Any) -> Made:
+        """Everything of it is kept, so that the picture's own seed gives it again."""
+        given = {"mode": "Save", "reference": name, "keep": "Exact", "replace": True, **(settings or {})}
+        return self.draw(given, **{**REFERENCE, **payload})
 
     def use(self, name: str, c: float = 0.3, settings: dict[str, Any] | None = None, **payload: Any) -> Made:
         return self.draw({"mode": "Use", "reference": name, "rfg": c, **(settings or {})}, **{**TARGET, **payload})

@@ -48,7 +48,8 @@ class Studio:
         return caught.value
 
     def save(self, name: str, **payload: Any) -> Made:
-        return self.draw({"mode": "Save", "reference": name}, **payload)
+        """Everything of it is kept, so that its own seed gives it again."""
+        return self.draw({"mode": "Save", "reference": name, "keep": "Exact"}, **payload)
 
 
 @pytest.fixture(scope="session")
