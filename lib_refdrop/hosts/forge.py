@@ -148,8 +148,8 @@ class _Layer:
         q = self._q[rows]
         if bias is not None:
             return attention(q, k[None].to(q), v[None].to(q), self._extra["n_heads"], bias)
-        # Expanded, for the hosts' attention folds a batch that does not fit into the tokens instead of refusing it.
-        k, v = (part.to(q).expand(len(q), *part.shape).contiguous() for part in (k, v))
+        # Expanded (as views), for the hosts' attention folds a batch that does not fit into the tokens instead of refusing it.
+        k, v = (part.to(q).expand(len(q), *part.shape) for part in (k, v))
         return self._plain(q, k, v, self._extra)
 
 
