@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .ahead import Ahead
 from .codec import decode
 from .errors import ReferenceProblem
 from .projected import KeyValues, Projected
@@ -33,7 +34,7 @@ class Guide:
         if not self._sites and not self.needs_replay:
             raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or save "
                                    "it again with these.")
-        self._features = reference
+        self._features, self._ahead = reference, None
         self._calls: dict[str, tuple[str, int]] = {}  # of the model call that runs: branch and call that serve, by branch
         self._last: dict[str, tuple[str, int]] = {}  # the same of the last call that each branch was in
         self._projected = Projected()
@@ -41,6 +42,7 @@ class Guide:
     def replayed(self, features: Reference) -> None:
         """The reference's features, computed from its trajectory."""
         self._features, self._record, self.needs_replay = features, features.passes[self._pass], False
+        self._ahead = None
         self._sites = self._chosen & features.sites(self._pass)
 
     def begin_call(self, sigma: float, visits: dict[str, int]) -> None:
@@ -56,19 +58,21 @@ class Guide:
             call = self._record.nearest(sigma, visit, source)
             if call is not None:
                 self._calls[branch] = (source, call)
+        if self._ahead:
+            self._ahead.begin_call()
         self._last |= self._calls
         self._projected.only(self._last.values())
 
-    def fetch(self, site: Site, branch: str, layer: SiteInput,
-              like: Tensor) -> KeyValues | None:
+    def fetch(self, site: Site, branch: str, layer: SiteInput, like: Tensor) -> KeyValues | None:
         """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its logits
         where tokens stand for unequal numbers of others; None where the reference is silent."""
         if branch not in self._calls or site not in self._sites:
             return None
-        source, call = served_by = self._calls[branch]
-        found = self._projected.find(served_by, site, like)
+        served_by = self._calls[branch]
+        found = self._projected.find(served_by, site)
         if found is None:
-            parts = self._features.feature(Key(self._pass, call, site, source))
+            self._ahead = self._ahead or Ahead(self._features, self._key, like.device)
+            parts = self._ahead.take(site, branch)
             if parts is None:
                 return None
             decoded = decode(parts, like.dtype, like.device)
@@ -77,3 +81,10 @@ class Guide:
             if self._record.stride > 1:  # the next calls have the same noise level nearest
                 self._projected.keep(served_by, site, found)
         return found
+
+    def _key(self, site: Site, branch: str) -> Key | None:
+        """What has to be fetched for a layer, if anything."""
+        if branch not in self._calls or site not in self._sites or self._projected.find(self._calls[branch], site):
+            return None
+        source, call = self._calls[branch]
+        return Key(self._pass, call, site, source)

@@ -26,10 +26,8 @@ class Projected:
         for source in [source for source in self._kept if source not in wanted]:
             self._bytes -= sum(map(_bytes, self._kept.pop(source).values()))
 
-    def find(self, source: Hashable, site: Site, like: Tensor) -> KeyValues | None:
-        """What was kept, if it is of the dtype and on the device of ``like``."""
-        found = self._kept.get(source, {}).get(site)
-        return found if found and found[0].dtype == like.dtype and found[0].device == like.device else None
+    def find(self, source: Hashable, site: Site) -> KeyValues | None:
+        return self._kept.get(source, {}).get(site)
 
     def keep(self, source: Hashable, site: Site, value: KeyValues) -> None:
         if site not in self._kept.get(source, ()) and self._bytes + _bytes(value) <= self._limit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -11,12 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..pinned import pinned
 from ..reference import Reference
 from .budget import MemoryBudget
 from .file_format import assembled
 from .interface import Saved, free_name, missing, save_whole
-
-_log = logging.getLogger(__name__)
 
 
 class _Kept(NamedTuple):
@@ -148,12 +146,7 @@ def _own(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().to("cpu")
     if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() > tensor.nbytes:
         tensor = tensor.clone(memory_format=torch.contiguous_format)
-    if torch.cuda.is_available() and not tensor.is_pinned():
-        try:
-            tensor = tensor.pin_memory()
-        except RuntimeError as error:
-            _log.warning("RefDrop keeps a reference in ordinary memory, pinning failed: %s", str(error).splitlines()[0])
-    return tensor
+    return pinned(tensor)
 
 
 def _held(tensor: Tensor) -> int:

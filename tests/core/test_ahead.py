@@ -1,0 +1,51 @@
+"""Features reach the model's device before they are needed, and no layer waits for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib_refdrop.ahead import Ahead
+from lib_refdrop.pruning import RECIPES
+from lib_refdrop.reference import Key
+from lib_refdrop.session import Session
+from lib_refdrop.sites import COND, SECTIONS
+
+
+def test_without_cuda_features_are_handed_out_as_they_are_kept(studio):
+    reference, _ = studio.record()
+    site = next(iter(studio.lineage.sites))
+    key = Key("base", 1, site, COND)
+    ahead = Ahead(reference, lambda where, branch: key if where == site else None, torch.device("cpu"))
+    assert ahead.take(site, COND)["h"] is reference.feature(key)["h"]
+    assert ahead.take(list(studio.lineage.sites)[1], COND) is None
+
+
+class _NoWaiting(Session):
+    """A session in whose layers waiting for the GPU is an error."""
+
+    def at(self, *args):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return super().at(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
+@pytest.mark.parametrize("name", ["Exact", "Balanced", "Small"])
+def test_on_cuda_the_picture_is_the_same_and_no_layer_waits(studio, name):
+    plan = replace(RECIPES[name].plan(name, studio.lineage), trajectory=False)
+    reference, _ = studio.record(plan=plan, steps=10)
+    expected, _ = studio.use(reference, 0.4, seed=3, steps=10)
+    studio.pipeline.to("cuda")
+    try:
+        session = _NoWaiting(studio.lineage, SECTIONS, guides=[(reference, 0.4)])
+        made = studio.draw(session, seed=3, steps=10).cpu()
+        assert session.finish().guided_calls == 10
+    finally:
+        studio.pipeline.to("cpu")
+    assert torch.allclose(made, expected, atol=0.02 * float(expected.abs().max()))
