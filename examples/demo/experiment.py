@@ -64,18 +64,21 @@ class Experiment:
                 self._check_own_seed(pair.reference, results)
         return results
 
-    def use(self, order: Order, c: float) -> Answer:
+    def use(self, order: Order, c: float, store: str = "Disk") -> Answer:
         """A picture guided by the reference, with coefficient ``c``."""
         answer = self.client.txt2img(self.recipe.payload(order, {
-            "enabled": True, "mode": "Use", "rfg": c, "store": "Disk", "reference": self.name, "on_problem": "Stop"}))
+            "enabled": True, "mode": "Use", "rfg": c, "store": store, "reference": self.name, "on_problem": "Stop"}))
         if c != 0 and not answer.guided:
             raise RequestRefused(f"The picture for {order.prompt!r} came back without guidance by {self.name!r}.")
         return answer
 
+    def _saving(self, order: Order, **settings: str) -> dict:
+        return self.recipe.payload(order, {"enabled": True, "mode": "Save", "store": "Disk", "reference": self.name,
+                                           "replace": True, **settings})
+
     def _save(self, order: Order, results: Results) -> Answer:
         before = self._files()
-        answer = self._timed("save", results, self.client.txt2img(self.recipe.payload(order, {
-            "enabled": True, "mode": "Save", "store": "Disk", "reference": self.name, "replace": True})))
+        answer = self._timed("save", results, self.client.txt2img(self._saving(order)))
         if isinstance(self.client, LocalClient):
             path = self.client.file_of(self.name)
             if not path.is_file():
@@ -89,10 +92,11 @@ class Experiment:
         return set(self.client.references.rglob("*")) if isinstance(self.client, LocalClient) else set()
 
     def _check_own_seed(self, order: Order, results: Results) -> None:
-        """A reference with its own seed and prompt gives its own picture at every c (to rounding)."""
+        """A reference that is kept whole gives its own picture with its own seed and prompt, at every c (to rounding)."""
         wanted = results.references[-1]
+        self.client.txt2img(self._saving(order, store="RAM", keep="Exact"))
         for c in OWN_SEED_COEFFICIENTS:
-            difference = largest_difference(self.use(order, c).image, wanted)
+            difference = largest_difference(self.use(order, c, "RAM").image, wanted)
             results.self_reproduction_max_abs = max(results.self_reproduction_max_abs, difference)
 
     @staticmethod

@@ -66,7 +66,8 @@ def test_every_guided_target_names_its_own_reference_and_asks_to_stop_without_it
                 if "alwayson_scripts" in payload]
     saves = [each for each in settings if each["mode"] == "Save"]
     uses = [each for each in settings if each["mode"] == "Use"]
-    assert len(saves) == 2 and all(each["replace"] for each in saves)
+    whole = [each for each in saves if each.get("keep") == "Exact"]  # to see the own picture again, once
+    assert len(saves) == 2 + len(whole) and len(whole) == 1 and all(each["replace"] for each in saves)
     assert {each["reference"] for each in saves + uses} == {"ref"}
     assert all(each["on_problem"] == "Stop" for each in uses)
     assert [each["rfg"] for each in uses].count(-0.3) == 2
