@@ -19,7 +19,8 @@ from ..settings import Settings
 from ..sites import Lineage
 from ..sizes import said
 from .guard import GuardedSession
-from .infotext import NOTE, PROBLEM, written_keys
+from .infotext import NOTE, written_keys
+from .messages import complain, interrupted, show, stop
 from .options import INNER_PASSES, option
 from .plans import plan_for
 from .provenance import default_name, provenance
@@ -39,8 +40,8 @@ def start(p: Any, args: Sequence[Any]) -> None:
     try:
         settings = Settings.from_args(with_axes(p, args))
     except RefDropError as problem:
-        _stop(p, problem)
-        _complain(p, problem, shelf())
+        stop(p, problem)
+        complain(p, problem, shelf())
         return
     recent = Recent.of(p, shelf())
     if not settings.enabled and recent is None:
@@ -138,7 +139,7 @@ class Run:
         if session is None or not session.outcome.calls or not self._active:
             return
         try:
-            outcome = session.outcome if _interrupted() else session.finish()
+            outcome = session.outcome if interrupted() else session.finish()
         except RefDropError as problem:
             self._give_up(RefDropError(" ".join(session.outcome.notes)) if session.outcome.notes else problem)
             return
@@ -149,7 +150,7 @@ class Run:
     def end_batch(self) -> None:
         """A batch is sampled: keeps the reference, or says how far it was guided."""
         self.end_pass()
-        if self._recent and not _interrupted():
+        if self._recent and not interrupted():
             self._recent.keep()
         if not self._active:
             return
@@ -213,7 +214,7 @@ class Run:
             recorder.abort()
 
     def _save(self) -> None:
-        if _interrupted():
+        if interrupted():
             self._forget_recording()
             self._tell("The generation was interrupted, so no reference was saved.")
             return
@@ -242,7 +243,7 @@ class Run:
             guided, calls = self._done.guided_calls, self._done.calls
             how_much = "throughout" if guided == calls else f"in {guided} of {calls} model calls"
             self._tell(" ".join([f"Guided by {name!r} at {self._settings.rfg:g}, {how_much}.", *self._done.notes]))
-        elif not _interrupted():
+        elif not interrupted():
             self._give_up(RefDropError(" ".join(self._done.notes) or "The model's self-attention never ran, so nothing "
                                        "was guided; another extension may replace the model or its attention."))
 
@@ -260,12 +261,12 @@ class Run:
         self._session = None
         self._forget_recording()
         if self._settings.on_problem == "Stop":
-            _stop(self._p, problem)
-        _complain(self._p, problem, self._shelf)
+            stop(self._p, problem)
+        complain(self._p, problem, self._shelf)
 
     def _tell(self, sentence: str) -> None:
         logger.info(sentence)
-        _show(self._p, sentence, self._shelf)
+        show(self._p, sentence, self._shelf)
 
 
 class _Close:
@@ -305,27 +306,3 @@ def _inside_another(p: Any) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _interrupted() -> bool:
-    return bool(shared.state.interrupted or shared.state.skipped)
-
-
-def _stop(p: Any, problem: RefDropError) -> None:
-    """Ends the generation. An exception would not: hosts log what a hook raises and go on."""
-    p.refdrop_stopped = problem
-    shared.state.interrupt()
-
-
-def _complain(p: Any, problem: RefDropError, shelf: Shelf) -> None:
-    """Says what went wrong where people look: on the page, in an API's answer and once in the log."""
-    logger.warning("RefDrop: %s", problem)
-    p.extra_generation_params[PROBLEM] = str(problem)
-    _show(p, str(problem), shelf)
-
-
-def _show(p: Any, sentence: str, shelf: Shelf) -> None:
-    shelf.message = sentence
-    comment = getattr(p, "comment", None)
-    if callable(comment):  # shown under the pictures by every host since AUTOMATIC1111 1.6
-        comment(sentence)
