@@ -126,7 +126,7 @@ class Recipe:
 RECIPES = {
     "Exact": Recipe(trajectory=False),
     "Balanced": Recipe("int4", pools=(2,), stride=7, merge_over=2048),
-    "Small": Recipe("int4", pools=(2,), stride=4),
+    "Small": Recipe("int4", pools=(2,), stride=10, sections=("middle", "output"), merge_over=2048),
     "Tiny": Recipe(sections=()),
 }
 PRESETS = tuple(RECIPES)

@@ -43,12 +43,12 @@ CHANGES = (
     Recipe(branches=(COND,)),
     *(Recipe(sections=tuple(other for other in SECTIONS if other != section)) for section in SECTIONS),
 )
+_LATE = ("middle", "output")
 # Several at once: what a preset could be.
 CANDIDATES = (
-    Recipe("int8", (2,), 3), Recipe("int4", (2,), 2), Recipe("int4", (2, 1), 5), Recipe("int4", (1,), 7),
-    Recipe("int4", (1,), 4, (COND,)), Recipe("int4", (2,), 4), Recipe("int4", (4, 2), 3), Recipe("int8", (2,), 7),
-    Recipe("int4", (1,), 7, (COND,)), Recipe("int4", (1,), 10), Recipe("int4", (1,), 10, (COND,)),
-    Recipe("int4", (1,), 20), Recipe("int4", (4,), 1),
+    *(Recipe("int4", stride=stride, sections=sections) for stride in (4, 5, 7, 10) for sections in (SECTIONS, _LATE)),
+    Recipe("int4", stride=20), Recipe("int4", stride=7, branches=(COND,)), Recipe("int4", (2, 1), 5),
+    Recipe("int4", (2,), 2), Recipe("int4", (2,), 4), Recipe("int8", (2,), 7), Recipe("int4", (4, 2), 3),
 )
 
 
@@ -176,10 +176,10 @@ def _likeness(pictures: Sequence[Image.Image], made: Pictures) -> float:
 
 
 def contributions(report: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The content of ``lib_refdrop/contributions.json``: single changes with what they keep, as far as it is known."""
+    """The content of ``lib_refdrop/contributions.json``: single changes with the likeness they leave, where it is known."""
     single = {name_of(recipe) for recipe in CHANGES}
-    kept = {name: round(row["kept"], 3) for name, row in report["variants"].items()
-            if name in single and row["kept"] == row["kept"]}
+    kept = {name: round(row["likeness"], 3) for name, row in report["variants"].items()
+            if name in single and row["likeness"] == row["likeness"]}
     return {"made_with": f"{command} ({report['pairs']} pairs)", "kept": kept}
 
 
