@@ -15,7 +15,7 @@ from lib_refdrop.hosts.diffusers import lineage_of
 from lib_refdrop.pruning import Picture
 from lib_refdrop.sites import Lineage
 
-ROWS = ("uncond", "cond")  # of every UNet batch, as web UIs lay it out
+BOTH, ONE = ("uncond", "cond"), ("cond",)  # the rows of every UNet batch, as web UIs lay it out; at CFG 1
 _CELL = 8  # pixels of a latent's cell, both ways
 _TILE = 2**22
 
@@ -45,6 +45,7 @@ class Model:
     height: int
     steps: int
     dtype: torch.dtype = torch.float32
+    rows: tuple[str, ...] = BOTH
 
     def empty(self) -> UNet2DConditionModel:
         """Its shape: weights that take no memory."""
@@ -64,7 +65,7 @@ class Model:
 
     def picture(self) -> Picture:
         """What a Save records of it."""
-        return Picture(self.height // _CELL, self.width // _CELL, self.steps, len(ROWS),
+        return Picture(self.height // _CELL, self.width // _CELL, self.steps, len(self.rows),
                        torch.empty(0, dtype=self.dtype).element_size())
 
 
@@ -74,8 +75,8 @@ def demo(steps: int) -> Model:
     return Model("demo_128x128", new_unet, 128, 128, steps)
 
 
-def sd15(steps: int, side: int = 512) -> Model:
-    return Model(f"sd15_{side}x{side}", lambda: UNet2DConditionModel(**SD15), side, side, steps)
+def sd15(steps: int, rows: tuple[str, ...] = BOTH) -> Model:
+    return Model("sd15_512x512", lambda: UNet2DConditionModel(**SD15), 512, 512, steps, rows=rows)
 
 
 def sdxl(steps: int) -> Model:
@@ -107,11 +108,12 @@ def _tile(flat: Tensor, tile: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """One generation: the noise it begins with and its conditioning, and a sampler (Euler's, cfg 5)."""
+    """One generation: the noise it begins with and its conditioning, and a sampler (Euler's, CFG 5 or 1)."""
 
     noise: Tensor
     conditioning: dict
     steps: int
+    rows: tuple[str, ...]
 
     @classmethod
     def of(cls, model: Model, unet: UNet2DConditionModel, device: str, seed: int) -> Scene:
@@ -119,25 +121,26 @@ class Scene:
             return torch.randn(*shape, generator=generator).to(device, model.dtype)
 
         generator, picture, config = torch.Generator().manual_seed(seed), model.picture(), unet.config
-        given = {"encoder_hidden_states": draw(len(ROWS), 77, config.cross_attention_dim)}
+        given = {"encoder_hidden_states": draw(len(model.rows), 77, config.cross_attention_dim)}
         if config.addition_embed_type == "text_time":
             pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
             given["added_cond_kwargs"] = {
-                "text_embeds": draw(len(ROWS), pooled),
-                "time_ids": torch.tensor([[model.height, model.width, 0, 0, model.height, model.width]] * len(ROWS),
+                "text_embeds": draw(len(model.rows), pooled),
+                "time_ids": torch.tensor([[model.height, model.width, 0, 0, model.height, model.width]] * len(model.rows),
                                          device=device, dtype=model.dtype)}
-        return cls(draw(1, config.in_channels, picture.height, picture.width), given, model.steps)
+        return cls(draw(1, config.in_channels, picture.height, picture.width), given, model.steps, model.rows)
 
     @torch.no_grad()
     def draw(self, unet: nn.Module) -> Tensor:
-        """The finished latent ``[1, C, h, w]``: one UNet call a step, both branches in its batch."""
+        """The finished latent ``[1, C, h, w]``: one UNet call a step, its branches in one batch."""
         times = torch.linspace(999, 0, self.steps).round().long()
         sigmas = torch.cat([_sigmas()[times], torch.zeros(1)]).tolist()
         latent = self.noise * sigmas[0]
         for time, sigma, following in zip(times.tolist(), sigmas, sigmas[1:]):
-            scaled = (latent / math.sqrt(sigma**2 + 1)).expand(len(ROWS), -1, -1, -1)
-            uncond, cond = unet(scaled, time, **self.conditioning, return_dict=False)[0].chunk(2)
-            latent = latent + (following - sigma) * (uncond + 5 * (cond - uncond))
+            scaled = (latent / math.sqrt(sigma**2 + 1)).expand(len(self.rows), -1, -1, -1)
+            made = unet(scaled, time, **self.conditioning, return_dict=False)[0]
+            predicted = made if self.rows == ONE else made[:1] + 5 * (made[1:] - made[:1])
+            latent = latent + (following - sigma) * predicted
         return latent
 
 

@@ -44,7 +44,7 @@ def _sizes(key: str, results: dict) -> str:
 
 def _ratios(key: str, results: dict) -> str:
     seconds, steps = results["seconds"][key], results["steps"][key]
-    head = f"{key}, {steps} {'step' if steps == 1 else 'steps'}"
+    head = f"{key}, {steps} {'step' if steps == 1 else 'steps'}" + ", CFG 1" * (results["branches"][key] == 1)
     lines = [f"{head:34}{'over plain':>15}{'range':>16}{'CPU time':>10}{'seconds':>10}{'MB':>10}{'files':>7}",
              f"  {'Plain':32}{1:>15.3f}{'':>16}{1:>10.3f}{seconds['plain']:>10.2f}"]
     for name, ratio in results["ratio"][key].items():

@@ -23,6 +23,8 @@ sys.path[:1] = [str(ROOT), str(ROOT / "examples")]  # this folder's own modules 
 import environment  # noqa: E402
 
 PARTS = ("sizes", "demo", "sd15", "sdxl", "memory")
+QUICK_PARTS = ("sizes", "sd15")
+QUICK_VARIANTS = {"save", "use_exact", "use_balanced", "use_small", "save_original", "use_original"}
 SIZES_STEPS = 20
 QUICK_MOST = 10**9  # bytes of the largest reference that --quick writes
 
@@ -30,7 +32,7 @@ QUICK_MOST = 10**9  # bytes of the largest reference that --quick writes
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true",
-                        help="under two minutes: SD1.5 at 256×256, one step; sizes above a gigabyte are estimated")
+                        help="under two minutes: SD1.5 only, one step at CFG 1, once; sizes above a gigabyte are estimated")
     parser.add_argument("--device", default="cpu", help="where the UNets run (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     parser.add_argument("--sdxl-time", action="store_true",
@@ -45,7 +47,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if unknown := set(options.parts or ()) - set(PARTS):
         parser.error(f"there is no part {min(unknown)}")
     if options.parts is None:
-        options.parts = [part for part in PARTS if part != "sdxl" or options.sdxl_time]
+        options.parts = [part for part in (QUICK_PARTS if options.quick else PARTS) if part != "sdxl" or options.sdxl_time]
+    if options.quick and options.variants is None:
+        options.variants = QUICK_VARIANTS
     return options
 
 
@@ -85,10 +89,10 @@ def measure(options: argparse.Namespace, folder: Path, tell) -> dict:
         key = f"{model.key}_{SIZES_STEPS}"
         found = sizes.measure(model, folder, QUICK_MOST if options.quick else None, _prefixed(tell, key))
         note(key, {**found, "estimate": sizes.estimates(model)})
-    rounds = options.rounds or (2 if options.quick else 3)
+    rounds = options.rounds or (1 if options.quick else 5)  # many short ones: a disturbance then spoils few of them
     timed = {
         "demo": lambda: models.demo(8 if options.quick else 20),
-        "sd15": lambda: models.sd15(options.steps or (1 if options.quick else 2), 256 if options.quick else 512),
+        "sd15": lambda: models.sd15(options.steps or 1, models.ONE if options.quick else models.BOTH),
         "sdxl": lambda: models.sdxl(options.steps or 2),
     }
     for part in (part for part in timed if part in options.parts):
@@ -96,7 +100,7 @@ def measure(options: argparse.Namespace, folder: Path, tell) -> dict:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             times = 2 * rounds + 1 if part == "demo" else rounds  # the shortest is the most easily disturbed
             note(model.key, speed.measure(model, options.device, times, Path(place), _prefixed(tell, model.key),
-                                          options.variants))
+                                          options.variants, between=2 if options.quick else 1))
     if "memory" in options.parts:
         tell("memory")
         found = memory.in_a_process(folder / "memory", whole=options.sdxl_time)

@@ -17,7 +17,7 @@ from lib_refdrop.sites import SECTIONS, Lineage
 from lib_refdrop.stores import DiskStore
 
 from . import original
-from .models import ROWS, Model, Scene
+from .models import Model, Scene
 from .speed import attached
 from .standin import hollow
 
@@ -74,7 +74,7 @@ def _write(unet: torch.nn.Module, model: Model, name: str, expected: int, folder
 def _write_original(lineage: Lineage, model: Model, folder: Path) -> tuple[int, int]:
     """Writes all the files, each branch in a call of its own, and removes those of a call before the next."""
     place, total, count = folder / "original-sizes", 0, 0
-    for call in range(model.steps * len(ROWS)):
+    for call in range(model.steps * len(model.rows)):
         place.mkdir()
         try:
             for number, (site, shape) in enumerate(lineage.sites.items()):
@@ -89,9 +89,9 @@ def _write_original(lineage: Lineage, model: Model, folder: Path) -> tuple[int, 
 
 
 def _estimate_original(lineage: Lineage, model: Model) -> tuple[int, int]:
-    count = model.steps * len(ROWS) * len(lineage.sites) * 2
+    count = model.steps * len(model.rows) * len(lineage.sites) * 2
     overhead = original.overhead(torch.zeros(1, 1, 64, dtype=model.dtype))
-    numbers = model.steps * len(ROWS) * _original_call(lineage, model.picture(), model.dtype)
+    numbers = model.steps * len(model.rows) * _original_call(lineage, model.picture(), model.dtype)
     return numbers + count * overhead, count
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from lib_refdrop.sites import SECTIONS
 from lib_refdrop.stores import DiskStore, Saved
 
 from . import original
-from .models import ROWS, Model, Scene, alphas_cumprod
+from .models import BOTH, Model, Scene, alphas_cumprod
 from .timing import Timed, Variant, interleave
 
 C = 0.3
@@ -35,6 +35,7 @@ class Generations:
 
     def __init__(self, model: Model, unet: nn.Module, device: str, folder: Path) -> None:
         self.unet, self.folder, self.lineage, self.picture = unet, folder, lineage_of(unet), model.picture()
+        self._rows = model.rows
         self._reference, self._scene = (Scene.of(model, unet, device, seed) for seed in (REFERENCE_SEED, SEED))
 
     def plain(self) -> Tensor:
@@ -49,7 +50,7 @@ class Generations:
                 writer = store.writer(name, expected=estimate(plan, self.lineage, self.picture))
                 recorders.append(Recorder(self.lineage, {}, plan, writer))
                 recorders[-1].begin_pass("base")
-            with attached(self.unet, Session(self.lineage, SECTIONS, recorders)):
+            with attached(self.unet, Session(self.lineage, SECTIONS, recorders), self._rows):
                 (scene or self._scene).draw(self.unet)
             return [recorder.commit() for recorder in recorders]
         finally:
@@ -60,7 +61,7 @@ class Generations:
         """The picture, guided by a reference from the disk. RuntimeError where it was not guided throughout."""
         with DiskStore(self.folder / _KEPT).using(name) as reference:
             session = Session(self.lineage, SECTIONS, guides=[(reference, C)], replays=replays)
-            with attached(self.unet, session):
+            with attached(self.unet, session, self._rows):
                 latent = self._scene.draw(self.unet)
             outcome = session.finish()
         if not outcome.guided_calls == outcome.calls == self.picture.steps:
@@ -91,9 +92,9 @@ class Generations:
 
 
 @contextmanager
-def attached(unet: nn.Module, session: Session) -> Iterator[None]:
+def attached(unet: nn.Module, session: Session, rows: Sequence[str] = BOTH) -> Iterator[None]:
     """``session`` records or guides, as in a web UI, while the block runs."""
-    with guide(unet, session, lambda batch: ROWS, alphas_cumprod()):
+    with guide(unet, session, lambda batch: rows, alphas_cumprod()):
         yield
 
 
@@ -125,7 +126,7 @@ def variants(made: Generations) -> dict[str, Variant]:
 
 
 def measure(model: Model, device: str, rounds: int, folder: Path, tell: Callable[[str], None] = lambda text: None,
-            only: set[str] | None = None, unet: nn.Module | None = None) -> dict:
+            only: set[str] | None = None, unet: nn.Module | None = None, between: int = 1) -> dict:
     """The variants (or those in ``only``) on one model: "ratio", its "spread" and "cpu_ratio" (of the processor's time)
     by name, "seconds" of a plain generation and of each, "bytes" and "files" of the references."""
     tell("making the UNet")
@@ -133,12 +134,12 @@ def measure(model: Model, device: str, rounds: int, folder: Path, tell: Callable
     tell("saving the references")
     sizes = made.make_references()
     chosen = {name: each for name, each in variants(made).items() if only is None or name in only}
-    plain, timed = interleave(Variant(made.plain), chosen, rounds, device, tell)
+    plain, timed = interleave(Variant(made.plain), chosen, rounds, device, tell, between=between)
     return {"ratio": {name: round(each.ratio, 4) for name, each in timed.items()},
             "cpu_ratio": {name: round(each.cpu_ratio, 4) for name, each in timed.items()},
             "spread": {name: [round(end, 4) for end in each.spread] for name, each in timed.items()},
             "seconds": {"plain": _seconds(plain), **{name: _seconds(each) for name, each in timed.items()}},
-            "steps": model.steps, "rounds": rounds, **sizes}
+            "steps": model.steps, "rounds": rounds, "branches": len(model.rows), **sizes}
 
 
 def _seconds(timed: Timed) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lib_refdrop.hosts.diffusers import lineage_of, self_attentions
 from lib_refdrop.pruning import tokens
 
-from .models import ROWS, Model, fill
+from .models import Model, fill
 
 _PARTS = 64  # of the numbers drawn, of which each layer and call takes another
 
@@ -36,7 +36,7 @@ def _stand_in(model: Model, compute: bool) -> UNet2DConditionModel:
     shapes = {}
     for site, layer in layers.items():
         rows, columns = tokens(site, lineage, picture)
-        shapes[site] = len(ROWS), rows * columns, layer.to_k.in_features
+        shapes[site] = len(model.rows), rows * columns, layer.to_k.in_features
         if compute:
             fill(layer.to_empty(device="cpu").named_modules())
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,3 +148,23 @@ def test_results_are_plain_json_with_the_names_promised(tmp_path, monkeypatch, m
     assert set(results["files"]["small_20"]) == set(results["bytes"]["small_20"])
     assert set(results["ratio"]["small"]) == {"save", "use_exact"}
     assert report.table(results)
+
+
+def test_several_variants_may_share_the_plain_runs_around_them():
+    took = iter([9.0, 1.0, 4.0, 6.0, 3.0, 2.0, 1.0])  # warming up; plain, first, second, plain, third, plain
+    now = [0.0]
+
+    def tick():
+        now[0] += next(took)
+
+    names = ("first", "second", "third")
+    plain, found = interleave(Variant(tick), dict.fromkeys(names, Variant(tick)), 1, clock=lambda: now[0], between=2)
+    assert plain.seconds == [1.0, 3.0, 1.0]
+    assert [found[name].ratio for name in names] == [2.0, 3.0, 1.0]
+
+
+def test_a_generation_at_cfg_1_has_one_branch(model, tmp_path):
+    made = speed.Generations(replace(model, rows=models.ONE), model.filled("cpu"), "cpu", tmp_path)
+    made.make_references()
+    assert not torch.equal(made.use("Exact"), made.plain())
+    assert made.picture.branches == 1

@@ -51,8 +51,12 @@ class Timed:
 
 def interleave(plain: Variant, variants: Mapping[str, Variant], rounds: int, device: str = "cpu",
                tell: Callable[[str], None] = lambda text: None, clock: Callable[[], float] = time.perf_counter,
-               cpu_clock: Callable[[], float] = time.process_time) -> tuple[Timed, dict[str, Timed]]:
-    """Plain, first variant, plain, second variant … plain, ``rounds`` times over, after one plain run not counted."""
+               cpu_clock: Callable[[], float] = time.process_time,
+               between: int = 1) -> tuple[Timed, dict[str, Timed]]:
+    """Plain, first variant, plain, second variant … plain, ``rounds`` times over, after one plain run not counted.
+
+    With ``between`` n there are n variants between two plain runs: quicker, and less exact.
+    """
     def timed(name: str, variant: Variant) -> tuple[float, float]:
         tell(name)
         variant.before()
@@ -69,12 +73,14 @@ def interleave(plain: Variant, variants: Mapping[str, Variant], rounds: int, dev
     for turn in range(1, rounds + 1):
         before = timed(f"round {turn} of {rounds}, plain", plain)
         base.seconds.append(before[0])
-        for name, variant in variants.items():
-            taken = timed(f"round {turn} of {rounds}, {name}", variant)
+        for start in range(0, len(variants), between):
+            taken = {name: timed(f"round {turn} of {rounds}, {name}", variants[name])
+                     for name in list(variants)[start:start + between]}
             after = timed(f"round {turn} of {rounds}, plain", plain)
-            found[name].seconds.append(taken[0])
-            found[name].ratios.append(2 * taken[0] / (before[0] + after[0]))
-            found[name].cpu_ratios.append(2 * taken[1] / (before[1] + after[1]))
+            for name, (seconds, cpu_seconds) in taken.items():
+                found[name].seconds.append(seconds)
+                found[name].ratios.append(2 * seconds / (before[0] + after[0]))
+                found[name].cpu_ratios.append(2 * cpu_seconds / (before[1] + after[1]))
             base.seconds.append(after[0])
             before = after
     return base, found
