@@ -104,7 +104,8 @@ def test_memory_is_measured_from_the_disk(model, tmp_path, monkeypatch):
     speed.Generations(model, hollow(model), "cpu", tmp_path).save(*memory.PRESETS, place="references")
     for whole in (False, True):
         found = memory.measure(tmp_path, whole)
-        assert found["plain"] > 100 and abs(found["use_balanced_from_disk_over_plain"]) < 50
+        # In a process that did other things before, memory may also be handed back meanwhile.
+        assert found["plain"] > 100 and found["use_balanced_from_disk_over_plain"] < 50
 
 
 def test_a_plain_run_on_either_side_is_what_a_variant_is_held_against():
