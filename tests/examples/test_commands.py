@@ -66,7 +66,7 @@ def test_quickstart_shows_the_product_at_work(tmp_path):
     assert report["off_identical"] is True
     assert report["reference_files"] == 1
     files = list((tmp_path / "references").iterdir())
-    # The one that is left is the last; what is told is the middle of all, whose prompts are of other lengths.
+    # The one that is left is the last; what is told is the mean of all, whose prompts are of other lengths.
     assert [file.stat().st_size for file in files] == [pytest.approx(report["reference_bytes"], rel=0.001)]
     assert all(seconds > 0 for seconds in report["seconds"].values()) and len(report["seconds"]) == 3
     assert Image.open(tmp_path / "grid.png").width > 600
