@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace, folder: Path, tell) -> dict:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             times = 2 * rounds + 1 if part == "demo" else rounds  # the shortest is the most easily disturbed
             note(model.key, speed.measure(model, options.device, times, Path(place), _prefixed(tell, model.key),
-                                          options.variants, between=2 if options.quick else 1))
+                                          options.variants, between=3 if options.quick else 1))
     if "memory" in options.parts:
         tell("memory")
         found = memory.in_a_process(folder / "memory", whole=options.sdxl_time)
