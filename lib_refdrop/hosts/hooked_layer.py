@@ -29,9 +29,9 @@ class HookedLayer:
         self._waiting = self._behind = False  # for the session to be told; told behind to_out
         self._hidden: Tensor | None = None
         self._queries: Tensor | None = None
+        to_q, to_out = layer.to_q, layer.to_out[0]  # a layer of another kind fails here, with no hook on it yet
         self.handles = [layer.register_forward_pre_hook(self._enter, with_kwargs=True),
-                        layer.to_q.register_forward_hook(self._queried),
-                        layer.to_out[0].register_forward_pre_hook(self._attended),
+                        to_q.register_forward_hook(self._queried), to_out.register_forward_pre_hook(self._attended),
                         layer.register_forward_hook(self._leave)]
 
     def hidden(self, row: int) -> Tensor:

@@ -70,3 +70,11 @@ def test_a_layer_that_is_not_guided_gives_its_own_output_to_the_bit(kind, refere
 def test_attention_over_something_else_is_left_alone(reference):
     made, plain, _, told = run(SelfAttention, reference, context=torch.randn(3, 8, WIDTH))
     assert torch.equal(made, plain) and not told
+
+
+def test_a_layer_of_another_kind_is_left_without_hooks():
+    layer = SelfAttention()
+    layer.to_out = nn.Identity()
+    with pytest.raises(TypeError):
+        HookedLayer(layer, lambda own, site: own, "x", "context")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules())
