@@ -20,7 +20,10 @@ INPUTS = {"steps": "steps", "width": "width", "height": "height", "cfg_scale": "
 
 
 def forecast(args: Sequence[Any], generation: Mapping[str, Any]) -> str:
-    """A sentence for a Save with these settings (in API order) of a generation as the page has it now; empty in Use."""
+    """A sentence for a Save with these settings (in API order) of a generation as the page has it now; empty in Use, and
+    while a field of the page is."""
+    if None in generation.values():
+        return ""
     try:
         settings = Settings.from_args([True, *args[1:]])  # switched off, it is worth knowing, too
         if settings.mode == "Use":

@@ -20,7 +20,7 @@ def foretell(studio):
 
     shared.sd_model = studio.playground.model.pipeline
     values = {name: default for name, default, _ in Settings.controls()}
-    return lambda **settings: forecast(list((values | settings).values()), GENERATION)
+    return lambda generation=GENERATION, **settings: forecast(list((values | settings).values()), generation)
 
 
 @pytest.mark.parametrize("settings", [{"keep": "Exact"}, {"keep": "Balanced"}, {"keep": "Small", "layer_input": False},
@@ -33,8 +33,9 @@ def test_the_line_says_what_will_be_written(studio, foretell, settings) -> None:
     assert float(number) * {"kB": 1e3, "MB": 1e6}[unit] == pytest.approx(written, rel=0.02), line
 
 
-def test_there_is_nothing_to_say_in_use(foretell) -> None:
+def test_there_is_nothing_to_say_in_use_or_of_an_empty_field(foretell) -> None:
     assert foretell(mode="Use") == ""
+    assert foretell({**GENERATION, "width": None}, mode="Save") == ""  # the field was just emptied
 
 
 def test_it_says_why_there_is_no_size(foretell) -> None:
