@@ -5,21 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ReferenceProblem, StoreProblem
 from ..reference import Reference
 from .file_format import read_reference
+from .file_store import FileStore
 from .file_writer import FileWriter
-from .interface import Saved, missing, save_whole
+from .interface import missing
 from .partial import sync_folder
 
 SUFFIX = ".safetensors"
 
 
-class DiskStore:
+class DiskStore(FileStore):
     """A folder of references. Several processes may use it: files appear whole, by rename, and never half."""
 
     def __init__(self, folder: Path) -> None:
@@ -36,9 +35,6 @@ class DiskStore:
                 found.append((status.st_mtime_ns, path.name[: -len(SUFFIX)]))
         return [name for _, name in sorted(found)]
 
-    def newest(self) -> str | None:
-        return next(reversed(self.names()), None)
-
     def load(self, name: str) -> Reference:
         path = self._path(name)
         try:
@@ -50,21 +46,10 @@ class DiskStore:
             raise ReferenceProblem(f"Reference {name!r} cannot be read: {error.strerror}; check {path}.") from error
         raise missing(name, self.names(), f"in {self.folder}")
 
-    @contextmanager
-    def using(self, name: str) -> Iterator[Reference]:
-        reference = self.load(name)
-        try:
-            yield reference
-        finally:
-            reference.features.close()
-
     def writer(self, name: str, replace: bool = False, expected: int = 0) -> FileWriter:
         self._path(name)
         return FileWriter(self.folder, name, replace, expected, lambda free: os.path.lexists(self._path(free)),
                           self._publish, self._problem)
-
-    def save(self, reference: Reference, name: str, replace: bool = False) -> Saved:
-        return save_whole(self.writer(name, replace, reference.nbytes), reference)
 
     def delete(self, name: str) -> None:
         try:

@@ -21,8 +21,9 @@ from ..errors import RefDropError, ReferenceProblem, StoreProblem
 from ..reference import Reference
 from .disk import SUFFIX, DiskStore, checked_name, not_saved
 from .file_format import read_reference
+from .file_store import FileStore
 from .file_writer import FileWriter
-from .interface import Saved, Store, missing, save_whole
+from .interface import Store, missing
 from .partial import DAY, PREFIX, PartialFile, clean
 from .partial import SUFFIX as PARTIAL
 
@@ -34,7 +35,7 @@ _WHEN = ("mtime", "LastModified", "last_modified", "updated", "modified", "creat
 _TRIES = 3
 
 
-class SharedStore:
+class SharedStore(FileStore):
     """A folder at a URL. Files are written here and then sent; what is read is fetched once and kept in ``cache``.
 
     Files appear whole. Two machines that save under one name in the same moment are told apart by S3 and Google Cloud
@@ -70,9 +71,6 @@ class SharedStore:
                  if info["type"] == "file" and _last(info).endswith(SUFFIX)]
         return [name for _, name in sorted(found)]
 
-    def newest(self) -> str | None:
-        return next(reversed(self.names()), None)
-
     def load(self, name: str) -> Reference:
         remote = self._remote(name)
         with self._told(f"Reference {name!r} cannot be fetched from"):
@@ -82,22 +80,11 @@ class SharedStore:
                 pass
         raise missing(name, self.names(), f"in {self.url}")
 
-    @contextlib.contextmanager
-    def using(self, name: str) -> Iterator[Reference]:
-        reference = self.load(name)
-        try:
-            yield reference
-        finally:
-            reference.features.close()
-
     def writer(self, name: str, replace: bool = False, expected: int = 0) -> FileWriter:
         self._remote(name)
         self._clean()
         return FileWriter(self._cache, name, replace, expected, self._taken, self._publish,
                           lambda name, error: not_saved(name, self.url, error))
-
-    def save(self, reference: Reference, name: str, replace: bool = False) -> Saved:
-        return save_whole(self.writer(name, replace, reference.nbytes), reference)
 
     def delete(self, name: str) -> None:
         remote = self._remote(name)
