@@ -138,9 +138,6 @@ class Patcher:
     def set_model_attn1_patch(self, patch) -> None:
         self.model_options["transformer_options"].setdefault("patches", {}).setdefault("attn1_patch", []).append(patch)
 
-    def set_model_attn1_patch(self, patch) -> None:
-        self.model_options["transformer_options"].setdefault("patches", {}).setdefault("attn1_patch", []).append(patch)
-
 
 def forge(unet: UNet) -> SimpleNamespace:
     """A processing object of Forge, as far as it matters."""
