@@ -8,7 +8,7 @@ sample of the pictures DIR/grid.png. With --url the same requests go to a web UI
     python examples/evaluate.py --ablate --seed 7 --pairs 32 --out DIR
 
 keeps each reference in many smaller ways instead and measures what is left of the effect: DIR/ablation.json, and as
-DIR/contributions.json the table that budgets are kept by (lib_refdrop/contributions.json).
+DIR/contributions.json the table that budgets are kept by (lib_refdrop/references/contributions.json).
 """
 
 from __future__ import annotations

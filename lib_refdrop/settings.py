@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import SettingsError
-from .sites import SECTIONS
+from .words import SettingsError
+from .model.sites import SECTIONS
 
 SCRIPT_NAME = "RefDrop"
 

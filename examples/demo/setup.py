@@ -38,7 +38,7 @@ def prepare(root: Path, model: Path, out: Path) -> None:
 @contextmanager
 def problems_are_sentences() -> Iterator[None]:
     """Turns the errors of a run that the user can do something about into :class:`Problem`."""
-    from lib_refdrop.errors import RefDropError
+    from lib_refdrop.words import RefDropError
 
     from .client import RequestRefused
     from .reader import ReaderUnusable

@@ -1,6 +1,6 @@
 """The sites of the models that people use, as the adapters find them."""
 
-from lib_refdrop.sites import Lineage, Site, SiteShape
+from lib_refdrop.model.sites import Lineage, Site, SiteShape
 
 
 def _stack(section, blocks, layers, heads, width, level):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..errors import RefDropError
-from ..session import Session
-from ..sites import Lineage
+from ..words import RefDropError
+from ..techniques.sampling_pass import Session
+from ..model.sites import Lineage
 from .a1111 import A1111Adapter
 from .diffusers import DiffusersAdapter
 from .forge import ForgeAdapter

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RefDropError
-from ..rfg import attention
-from ..session import Session
-from ..sites import COND, UNCOND, Lineage, Site
-from .clock import SigmaClock
+from ..words import RefDropError
+from ..techniques.reference.rfg import attention
+from ..techniques.sampling_pass import Session
+from ..model.sites import COND, UNCOND, Lineage, Site
+from ..model.schedule import SigmaClock
 from .hooked_layer import HookedLayer
 from .ldm_names import lineage_of, self_attentions
 from .notes import BATCH_CHANGED, SWAPPED

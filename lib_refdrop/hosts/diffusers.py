@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..session import Session
-from ..sites import Lineage, Site, SiteShape
-from .clock import SigmaClock
+from ..techniques.sampling_pass import Session
+from ..model.sites import Lineage, Site, SiteShape
+from ..model.schedule import SigmaClock
 from .hooked_layer import HookedLayer
 
 _NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
@@ -107,7 +107,7 @@ class DiffusersAttachment:
 
 
 class _Call:
-    """A call of the UNet, as :class:`~lib_refdrop.site_input.ModelCall`."""
+    """A call of the UNet, as :class:`~lib_refdrop.model.layer.ModelCall`."""
 
     def __init__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
         self._unet, given = unet, dict(zip(("sample", "timestep", "encoder_hidden_states"), args)) | kwargs

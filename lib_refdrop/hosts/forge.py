@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RefDropError
-from ..rfg import attention
-from ..session import Session
-from ..sites import COND, UNCOND, Lineage, Site
+from ..words import RefDropError
+from ..techniques.reference.rfg import attention
+from ..techniques.sampling_pass import Session
+from ..model.sites import COND, UNCOND, Lineage, Site
 from .ldm_names import lineage_of, self_attentions
 from .notes import BATCH_CHANGED, SWAPPED
 from .unet_call import UNetCall
@@ -127,7 +127,7 @@ class _Calls:
 
 
 class _Layer:
-    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.site_input.SiteInput`."""
+    """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.model.layer.SiteInput`."""
 
     def __init__(self, layer: nn.Module, hidden: Tensor | None, q: Tensor, k: Tensor, v: Tensor, extra: dict,
                  plain: Attend) -> None:

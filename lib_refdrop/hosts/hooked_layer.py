@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..rfg import attention
+from ..techniques.reference.rfg import attention
 
 Attend = Callable[[Tensor, Tensor, Tensor, int, "Tensor | None"], Tensor]  # q, k, v, heads, bias
 
 
 class HookedLayer:
-    """One layer as :class:`~lib_refdrop.site_input.SiteInput`; ``handles`` take the hooks off.
+    """One layer as :class:`~lib_refdrop.model.layer.SiteInput`; ``handles`` take the hooks off.
 
     In every call over its own ``hidden`` (not over a ``context``, as both parameters of the layer are named)
     ``at(own, self)`` gives what the layer goes on with; ``attend`` is how attention over a reference is computed.

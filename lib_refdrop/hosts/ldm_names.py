@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from ..sites import Lineage, Site, SiteShape
+from ..model.sites import Lineage, Site, SiteShape
 
 _NAME = re.compile(r"(?:(input|output)_blocks\.(\d+)\.\d+|middle_block\.\d+)\.transformer_blocks\.(\d+)\.attn1")
 

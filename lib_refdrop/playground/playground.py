@@ -19,7 +19,7 @@ from modules.scripts import ScriptRunner, load_script
 from PIL import Image, PngImagePlugin
 
 from .. import __version__
-from ..errors import RefDropError, SettingsError, StoreProblem
+from ..words import RefDropError, SettingsError, StoreProblem
 from . import payload as fields
 from .errors import ApiError
 

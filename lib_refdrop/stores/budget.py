@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-from ..errors import StoreProblem
-from ..sizes import said
+from ..words import StoreProblem
+from ..words import said
 
 
 @dataclass

@@ -7,8 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from ..errors import ReferenceProblem, StoreProblem
-from ..reference import Reference
+from ..words import ReferenceProblem, StoreProblem
+from ..references.reference import Reference
 from .file_format import read_reference
 from .file_store import FileStore
 from .file_writer import FileWriter

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import ReferenceProblem
-from ..reference import FORMAT_VERSION, Call, PassRecord, Reference, check_names, passes_from
+from ..words import ReferenceProblem
+from ..references.reference import FORMAT_VERSION, Call, PassRecord, Reference, check_names, passes_from
 from . import header
 
 

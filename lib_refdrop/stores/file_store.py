@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..reference import Reference
+from ..references.reference import Reference
 from .interface import Saved, save_whole
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import StoreProblem
+from ..words import StoreProblem
 from . import header
 from .file_format import assembled
 from .interface import Saved, free_name

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..errors import ReferenceProblem
-from ..reference import Reference
+from ..words import ReferenceProblem
+from ..references.reference import Reference
 
 
 class Saved(NamedTuple):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..pinned import pinned
-from ..reference import Reference
+from ..references.pinned import pinned
+from ..references.reference import Reference
 from .budget import MemoryBudget
 from .file_format import assembled
 from .interface import Saved, free_name, missing, save_whole

@@ -17,8 +17,8 @@ from types import ModuleType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ..errors import RefDropError, ReferenceProblem, StoreProblem
-from ..reference import Reference
+from ..words import RefDropError, ReferenceProblem, StoreProblem
+from ..references.reference import Reference
 from .disk import SUFFIX, DiskStore, checked_name, not_saved
 from .file_format import read_reference
 from .file_store import FileStore

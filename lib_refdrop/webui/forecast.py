@@ -9,10 +9,10 @@ from typing import Any
 
 from modules import shared
 
-from ..errors import RefDropError
+from ..words import RefDropError
 from ..hosts import find_adapter
 from ..settings import Settings
-from ..sizes import said
+from ..words import said
 from .plans import plan_for
 
 # What the size depends on besides RefDrop's own settings, by the end of the element id that web UIs give it.

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ..errors import RefDropError
-from ..session import Outcome, Session
-from ..site_input import ModelCall, SiteInput
-from ..sites import Site
+from ..words import RefDropError
+from ..techniques.sampling_pass import Outcome, Session
+from ..model.layer import ModelCall, SiteInput
+from ..model.sites import Site
 
 
 class GuardedSession:

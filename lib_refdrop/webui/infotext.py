@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import SettingsError
+from ..words import SettingsError
 from ..settings import Control, Settings, check_value
 
 PROBLEM = "RefDrop problem"  # the key under which an image, or an API's answer, says why it was not guided

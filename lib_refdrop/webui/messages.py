@@ -7,7 +7,7 @@ from typing import Any
 
 from modules import shared
 
-from ..errors import RefDropError
+from ..words import RefDropError
 from .infotext import PROBLEM
 from .shelf import Shelf
 

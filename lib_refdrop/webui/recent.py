@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import RefDropError
-from ..pruning import preset
-from ..recorder import Recorder
-from ..sites import Lineage
+from ..words import RefDropError
+from ..references.plan import preset
+from ..techniques.reference.recording import Recorder
+from ..model.sites import Lineage
 from .options import REMEMBER, REMEMBER_COUNT, number, option
 from .provenance import default_name, provenance
 from .shelf import Shelf

@@ -8,11 +8,11 @@ from typing import Any
 from modules import shared
 from tqdm import tqdm
 
-from ..errors import ReferenceProblem
-from ..pruning import Picture, Plan, estimate, preset, within
-from ..reference import Reference
-from ..replay import Replays
-from ..sites import Lineage
+from ..words import ReferenceProblem
+from ..references.plan import Picture, Plan, estimate, preset, within
+from ..references.reference import Reference
+from ..references.replay import Replays
+from ..model.sites import Lineage
 from ..stores import MemoryBudget
 
 

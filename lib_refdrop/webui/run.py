@@ -10,14 +10,14 @@ from typing import Any
 
 from modules import shared
 
-from ..errors import RefDropError
+from ..words import RefDropError
 from ..hosts import Attachment, find_adapter
-from ..recorder import Recorder
-from ..reference import Reference
-from ..session import Outcome, Session
+from ..techniques.reference.recording import Recorder
+from ..references.reference import Reference
+from ..techniques.sampling_pass import Outcome, Session
 from ..settings import Settings
-from ..sites import Lineage
-from ..sizes import said
+from ..model.sites import Lineage
+from ..words import said
 from .guard import GuardedSession
 from .infotext import NOTE, written_keys
 from .messages import complain, interrupted, show, stop

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from modules import shared
 
-from ..errors import ReferenceProblem
-from ..sizes import said
+from ..words import ReferenceProblem
+from ..words import said
 from ..stores import MemoryBudget, MemoryStore, Saved, Store, open_store
 from .replays import ReplayMemory
 

@@ -12,8 +12,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lib_refdrop.hosts.diffusers import lineage_of
-from lib_refdrop.pruning import Picture
-from lib_refdrop.sites import Lineage
+from lib_refdrop.references.plan import Picture
+from lib_refdrop.model.sites import Lineage
 
 BOTH, ONE = ("uncond", "cond"), ("cond",)  # the rows of every UNet batch, as web UIs lay it out; at CFG 1
 _CELL = 8  # pixels of a latent's cell, both ways

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_refdrop.hosts.diffusers import self_attentions
-from lib_refdrop.rfg import attention
+from lib_refdrop.techniques.reference.rfg import attention
 
 
 @contextmanager

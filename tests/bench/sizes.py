@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_refdrop.pruning import MEGABYTE, PRESETS, Picture, estimate, preset, tokens
-from lib_refdrop.recorder import Recorder
-from lib_refdrop.session import Session
-from lib_refdrop.sites import SECTIONS, Lineage
+from lib_refdrop.references.plan import MEGABYTE, PRESETS, Picture, estimate, preset, tokens
+from lib_refdrop.techniques.reference.recording import Recorder
+from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.model.sites import SECTIONS, Lineage
 from lib_refdrop.stores import DiskStore
 
 from . import original

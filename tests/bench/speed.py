@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lib_refdrop.hosts.diffusers import guide, lineage_of
-from lib_refdrop.pruning import PRESETS, estimate, preset
-from lib_refdrop.recorder import Recorder
-from lib_refdrop.replay import Replays
-from lib_refdrop.session import Session
-from lib_refdrop.sites import SECTIONS
+from lib_refdrop.references.plan import PRESETS, estimate, preset
+from lib_refdrop.techniques.reference.recording import Recorder
+from lib_refdrop.references.replay import Replays
+from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.model.sites import SECTIONS
 from lib_refdrop.stores import DiskStore, Saved
 
 from . import original

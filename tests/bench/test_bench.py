@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lib_refdrop.hosts.diffusers import self_attentions
-from lib_refdrop.pruning import PRESETS
+from lib_refdrop.references.plan import PRESETS
 
 from . import memory, models, original, report, run, sizes, speed
 from .models import Model, Scene

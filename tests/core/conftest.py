@@ -19,10 +19,10 @@ for folder in (ROOT, ROOT / "examples"):
 from demo.model import new_pipeline  # noqa: E402
 
 from lib_refdrop.hosts.diffusers import guide, lineage_of  # noqa: E402
-from lib_refdrop.pruning import preset  # noqa: E402
-from lib_refdrop.recorder import Recorder  # noqa: E402
-from lib_refdrop.session import Session  # noqa: E402
-from lib_refdrop.sites import SECTIONS  # noqa: E402
+from lib_refdrop.references.plan import preset  # noqa: E402
+from lib_refdrop.techniques.reference.recording import Recorder  # noqa: E402
+from lib_refdrop.techniques.sampling_pass import Session  # noqa: E402
+from lib_refdrop.model.sites import SECTIONS  # noqa: E402
 
 SAMPLERS = {"euler": EulerDiscreteScheduler, "heun": HeunDiscreteScheduler, "dpm": DPMSolverMultistepScheduler}
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from lib_refdrop.errors import StoreProblem
-from lib_refdrop.reference import FORMAT_VERSION, Reference
+from lib_refdrop.words import StoreProblem
+from lib_refdrop.references.reference import FORMAT_VERSION, Reference
 from lib_refdrop.stores import DiskStore
 
 COUNT, NUMBERS = 24, 4096

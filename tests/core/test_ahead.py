@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_refdrop.ahead import Ahead
-from lib_refdrop.pruning import RECIPES
-from lib_refdrop.reference import Key
-from lib_refdrop.session import Session
-from lib_refdrop.sites import COND, SECTIONS
+from lib_refdrop.references.ahead import Ahead
+from lib_refdrop.references.plan import RECIPES
+from lib_refdrop.references.reference import Key
+from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.model.sites import COND, SECTIONS
 
 
 def test_without_cuda_features_are_handed_out_as_they_are_kept(studio):

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lib_refdrop.codec import KINDS, PARTS, POOLS, PRECISIONS, Representation, decode, encode, encoded_bytes, merge
-from lib_refdrop.errors import ReferenceProblem
-from lib_refdrop.rfg import attention
+from lib_refdrop.references.codec import KINDS, PARTS, POOLS, PRECISIONS, Representation, decode, encode, encoded_bytes, merge
+from lib_refdrop.words import ReferenceProblem
+from lib_refdrop.techniques.reference.rfg import attention
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ALL = [Representation(*parts) for parts in itertools.product(KINDS, PRECISIONS, POOLS)]

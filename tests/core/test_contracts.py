@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lib_refdrop.errors import ReferenceProblem
+from lib_refdrop.words import ReferenceProblem
 from lib_refdrop.hosts.diffusers import guide, lineage_of, self_attentions
-from lib_refdrop.session import Session
-from lib_refdrop.sites import SECTIONS, Lineage, Site, SiteShape
+from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.model.sites import SECTIONS, Lineage, Site, SiteShape
 
 
 def state_of(unet):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lib_refdrop.errors import ReferenceProblem, StoreProblem
+from lib_refdrop.words import ReferenceProblem, StoreProblem
 from lib_refdrop.stores import DiskStore, header, partial
 
 from .saving import is_whole, save, tensors_of

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lib_refdrop.codec import Representation, encode
-from lib_refdrop.contributions import Contributions, load
-from lib_refdrop.pruning import PRESETS, Picture, Plan, estimate, levels_kept, preset, tokens, within
-from lib_refdrop.sites import BRANCHES, COND, SECTIONS, Site
+from lib_refdrop.references.codec import Representation, encode
+from lib_refdrop.references.contributions import Contributions, load
+from lib_refdrop.references.plan import PRESETS, Picture, Plan, estimate, levels_kept, preset, tokens, within
+from lib_refdrop.model.sites import BRANCHES, COND, SECTIONS, Site
 
 MB = 10**6
 LANDSCAPE = Picture(64, 96, 20)  # 512×768, 20 steps, both branches, 16 bit

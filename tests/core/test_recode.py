@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_refdrop.codec import Representation
-from lib_refdrop.errors import ReferenceProblem
-from lib_refdrop.pruning import RECIPES, Plan, Recipe, preset
-from lib_refdrop.recode import recode
-from lib_refdrop.sites import BRANCHES, COND
+from lib_refdrop.references.codec import Representation
+from lib_refdrop.words import ReferenceProblem
+from lib_refdrop.references.plan import RECIPES, Plan, Recipe, preset
+from lib_refdrop.references.recode import recode
+from lib_refdrop.model.sites import BRANCHES, COND
 
 RECIPES_TRIED = {
     **RECIPES, "merged": Recipe("int8", (4, 2)), "half": Recipe(stride=3, branches=(COND,), sections=("output",)),

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_refdrop.errors import ReferenceProblem
-from lib_refdrop.pruning import preset
-from lib_refdrop.recorder import Recorder
-from lib_refdrop.replay import Replays
-from lib_refdrop.session import Session
-from lib_refdrop.sites import SECTIONS
+from lib_refdrop.words import ReferenceProblem
+from lib_refdrop.references.plan import preset
+from lib_refdrop.techniques.reference.recording import Recorder
+from lib_refdrop.references.replay import Replays
+from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.model.sites import SECTIONS
 
 from .test_contracts import state_of
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib_refdrop.rfg import attention, blend, token_grid, token_mask
+from lib_refdrop.techniques.reference.rfg import attention, blend, token_grid, token_mask
 
 
 def softmax_attention(q, k, v):

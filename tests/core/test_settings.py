@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lib_refdrop.errors import SettingsError
+from lib_refdrop.words import SettingsError
 from lib_refdrop.settings import Settings
 
 OLDER = ["enabled", "rfg", "mode", "enabled_hr", "store", "save_percent", "layer_input", "layer_middle", "layer_output"]

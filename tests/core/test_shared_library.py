@@ -8,7 +8,7 @@ import uuid
 import pytest
 import torch
 
-from lib_refdrop.errors import ReferenceProblem, StoreProblem
+from lib_refdrop.words import ReferenceProblem, StoreProblem
 from lib_refdrop.stores import DiskStore, SharedStore, open_store
 
 from .saving import is_whole, save

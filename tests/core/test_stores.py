@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lib_refdrop.errors import ReferenceProblem, StoreProblem
-from lib_refdrop.reference import FORMAT_VERSION, Call, PassRecord, Reference, passes_from
-from lib_refdrop.sites import Lineage, Site, SiteShape
+from lib_refdrop.words import ReferenceProblem, StoreProblem
+from lib_refdrop.references.reference import FORMAT_VERSION, Call, PassRecord, Reference, passes_from
+from lib_refdrop.model.sites import Lineage, Site, SiteShape
 from lib_refdrop.stores import DiskStore, MemoryBudget, MemoryStore
 
 ROOT = Path(__file__).resolve().parents[2]

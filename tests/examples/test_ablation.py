@@ -15,7 +15,7 @@ from demo.client import LocalClient, Recipe
 from demo.pairs import make_pairs
 from PIL import Image
 
-from lib_refdrop.contributions import load
+from lib_refdrop.references.contributions import load
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "demo-model"

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lib_refdrop.hosts import find_adapter
-from lib_refdrop.pruning import preset
-from lib_refdrop.recorder import Recorder
-from lib_refdrop.reference import Reference
-from lib_refdrop.session import Outcome, Session
-from lib_refdrop.sites import SECTIONS
+from lib_refdrop.references.plan import preset
+from lib_refdrop.techniques.reference.recording import Recorder
+from lib_refdrop.references.reference import Reference
+from lib_refdrop.techniques.sampling_pass import Outcome, Session
+from lib_refdrop.model.sites import SECTIONS
 
 from .tiny import UNet
 

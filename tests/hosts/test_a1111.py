@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib_refdrop.errors import RefDropError
+from lib_refdrop.words import RefDropError
 from lib_refdrop.hosts import find_adapter
-from lib_refdrop.session import Session
-from lib_refdrop.sites import SECTIONS, Site
+from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.model.sites import SECTIONS, Site
 
 from .conftest import guided, record
 from .tiny import UNet, a1111, sample_a1111

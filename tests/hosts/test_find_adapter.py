@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from lib_refdrop.errors import RefDropError
+from lib_refdrop.words import RefDropError
 from lib_refdrop.hosts import find_adapter
 from lib_refdrop.hosts.a1111 import A1111Adapter
 from lib_refdrop.hosts.forge import ForgeAdapter

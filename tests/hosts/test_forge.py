@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lib_refdrop.hosts import find_adapter
-from lib_refdrop.session import Session
-from lib_refdrop.sites import SECTIONS
+from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.model.sites import SECTIONS
 
 from .conftest import guided, record
 from .tiny import UNet, a1111, attention_function, forge, sample_a1111, sample_forge

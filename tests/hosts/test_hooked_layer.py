@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib_refdrop.hosts.hooked_layer import HookedLayer
-from lib_refdrop.rfg import attention, blend
+from lib_refdrop.techniques.reference.rfg import attention, blend
 
 from .tiny import HEADS, WIDTH, SelfAttention
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from lib_refdrop.rfg import attention
+from lib_refdrop.techniques.reference.rfg import attention
 
 WIDTH, HEADS = 16, 2
 ALPHAS = torch.linspace(0.999, 0.005, 1000)

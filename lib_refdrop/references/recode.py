@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .codec import KINDS, POOLS, Representation, decode, encode
-from .errors import ReferenceProblem
-from .pruning import Plan
-from .recorder import threshold
+from ..words import ReferenceProblem
+from .plan import Plan
+from ..techniques.reference.recording import threshold
 from .reference import Call, Key, Reference, is_trajectory, passes_from
-from .rfg import token_grid
-from .sites import BRANCHES, Site
+from ..techniques.reference.rfg import token_grid
+from ..model.sites import BRANCHES, Site
 
 _PIXELS = 8  # of a side of a latent's cell
 

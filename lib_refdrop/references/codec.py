@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import ReferenceProblem
+from ..words import ReferenceProblem
 
 PARTS = frozenset({"k", "v", "h", "k.scale", "v.scale", "h.scale", "w"})
 KINDS = {"hidden": ("h",), "kv": ("k", "v")}

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .errors import ReferenceProblem
-from .pruning import Plan, preset
-from .recorder import Recorder
+from ..words import ReferenceProblem
+from .plan import Plan, preset
+from ..techniques.reference.recording import Recorder
 from .reference import Reference
-from .site_input import ModelCall, SiteInput
-from .sites import BRANCHES, Lineage, Site
+from ..model.layer import ModelCall, SiteInput
+from ..model.sites import BRANCHES, Lineage, Site
 
 Listener = Callable[[Site, SiteInput], None]
 

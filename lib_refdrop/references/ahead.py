@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .pinned import pinned
 from .reference import Key, Reference
-from .sites import Site
+from ..model.sites import Site
 
 _SHARE = 8  # features stay on the device up to this part of what was free there when they were first needed
 
@@ -49,7 +49,7 @@ class Ahead:
         self._last = None
 
     def take(self, site: Site, branch: str) -> Parts | None:
-        """The parts of the feature that serves here, as :func:`~lib_refdrop.codec.decode` wants them."""
+        """The parts of the feature that serves here, as :func:`~lib_refdrop.references.codec.decode` wants them."""
         key = self._key_of(site, branch)
         if key is None or self._stream is None:
             return None if key is None else self._features.feature(key)

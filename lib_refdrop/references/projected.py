@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 from torch import Tensor
 
-from .sites import Site
+from ..model.sites import Site
 
 LIMIT = 128 * 10**6  # bytes on the model's device; what does not fit is computed anew in every call
 

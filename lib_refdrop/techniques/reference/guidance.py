@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .ahead import Ahead
-from .codec import decode
-from .errors import ReferenceProblem
-from .projected import KeyValues, Projected
-from .reference import Key, Reference
-from .site_input import SiteInput
-from .sites import BRANCHES, Lineage, Site
+from ...references.ahead import Ahead
+from ...references.codec import decode
+from ...words import ReferenceProblem
+from ...references.projected import KeyValues, Projected
+from ...references.reference import Key, Reference
+from ...model.layer import SiteInput
+from ...model.sites import BRANCHES, Lineage, Site
 
 
 class Guide:

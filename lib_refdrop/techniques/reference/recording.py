@@ -11,15 +11,15 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from .codec import Representation, encode
-from .errors import ReferenceProblem
-from .pruning import Plan
-from .reference import (FORMAT_VERSION, Call, Key, Reference, describe_lineage, given_name, passes_from,
+from ...references.codec import Representation, encode
+from ...words import ReferenceProblem
+from ...references.plan import Plan
+from ...references.reference import (FORMAT_VERSION, Call, Key, Reference, describe_lineage, given_name, passes_from,
                         trajectory_name)
 from .rfg import token_grid
-from .sites import Lineage, Site
-from .site_input import SiteInput
-from .stores import Saved, Writer
+from ...model.sites import Lineage, Site
+from ...model.layer import SiteInput
+from ...stores import Saved, Writer
 
 
 class Recorder:

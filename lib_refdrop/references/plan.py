@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from .codec import Representation, encoded_bytes
 from .contributions import Contributions, load
-from .sites import BRANCHES, COND, SECTIONS, Lineage, Site
-from .sizes import said
+from ..model.sites import BRANCHES, COND, SECTIONS, Lineage, Site
+from ..words import said
 
 MEGABYTE = 10**6
 _LATENT_CHANNELS, _PROMPT_TOKENS = 4, 77
@@ -113,7 +113,7 @@ class Recipe:
         return ", ".join([f"hidden states in {precision}", *sides, levels, *sites, *[which] * (branches > 1)])
 
     def changes(self) -> list[str]:
-        """What it does to an exact reference, in the words of :mod:`~lib_refdrop.contributions`."""
+        """What it does to an exact reference, in the words of :mod:`~lib_refdrop.references.contributions`."""
         pools = "_".join(map(str, self.pools))
         found = [self.precision] if self.precision != "own" else []
         found += [f"pool{pools}"] if pools != "1" else []

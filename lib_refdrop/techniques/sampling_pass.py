@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .errors import ReferenceProblem
-from .guide import Guide
-from .recorder import Recorder
-from .reference import Reference
-from .replay import Replays, replay
-from .rfg import blend
-from .site_input import ModelCall, SiteInput
-from .sites import Lineage, Site
+from ..words import ReferenceProblem
+from .reference.guidance import Guide
+from .reference.recording import Recorder
+from ..references.reference import Reference
+from ..references.replay import Replays, replay
+from .reference.rfg import blend
+from ..model.layer import ModelCall, SiteInput
+from ..model.sites import Lineage, Site
 
 
 @dataclass

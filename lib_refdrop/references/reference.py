@@ -2,7 +2,7 @@
 
 Tensors have names, in memory as in a file:
 
-- a *feature*, in parts (:data:`~lib_refdrop.codec.PARTS`): ``base/0003/output.4.1/cond/h``;
+- a *feature*, in parts (:data:`~lib_refdrop.references.codec.PARTS`): ``base/0003/output.4.1/cond/h``;
 - the *trajectory*: what the UNet was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its
   timestep), and once for a pass the conditioning, ``base/given/cond/context``.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .codec import PARTS
-from .sites import BRANCHES, COND, UNCOND, Lineage, Site, other_branch
+from ..model.sites import BRANCHES, COND, UNCOND, Lineage, Site, other_branch
 
 FORMAT_VERSION = 1
 _GIVEN, _SEEN = "given", ("x", "t")

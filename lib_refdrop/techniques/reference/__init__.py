@@ -1,0 +1,1 @@
+"""Reference Feature Guidance: recording a reference's features, and guiding by them."""
