@@ -14,7 +14,11 @@ class ReferenceProblem(RefDropError):
 
 
 class StoreProblem(RefDropError):
-    """A reference could not be written: folder full, read-only, or no folder at all."""
+    """A reference could not be written, or kept in memory: no room, read-only, or no folder at all."""
+
+
+class Interrupted(RefDropError):
+    """The user ended the generation while we were at work: no problem of anybody's."""
 
 
 def said(count: int) -> str:
@@ -22,3 +26,14 @@ def said(count: int) -> str:
     if count >= 10**9:
         return f"{count / 1e9:.2f} GB"
     return f"{count / 1e6:.1f} MB" if count >= 10**6 else f"{count / 1e3:.1f} kB"
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """An error of somebody else's in one short line."""
+    return shortened(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__), most)
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A text on one line of at most so many letters, without what a terminal or page would act on."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:4 * most]).split())
+    return line if len(line) <= most else line[:most - 1] + "…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..words import RefDropError
-from ..techniques.sampling_pass import Session
+from ..techniques.sampling_pass import SamplingPass
 from ..model.sites import Lineage
 from .a1111 import A1111Adapter
 from .diffusers import DiffusersAdapter
@@ -13,7 +13,7 @@ from .forge import ForgeAdapter
 
 
 class Attachment(Protocol):
-    """A session in place. ``detach`` leaves the model as it was found; more than once does no harm."""
+    """A sampling pass in place. ``detach`` leaves the model as it was found; more than once does no harm."""
 
     def detach(self) -> None: ...
 
@@ -26,7 +26,7 @@ class Adapter(Protocol):
     def element_size(self, p: Any) -> int:
         """Bytes of one number as the model computes."""
 
-    def attach(self, p: Any, session: Session) -> Attachment: ...
+    def attach(self, p: Any, sampling_pass: SamplingPass) -> Attachment: ...
 
 
 def find_adapter(p: Any) -> Adapter:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..words import RefDropError
 from ..techniques.reference.rfg import attention
-from ..techniques.sampling_pass import Session
-from ..model.sites import COND, UNCOND, Lineage, Site
+from ..techniques.sampling_pass import SamplingPass
+from ..model.rows import COND, UNCOND, Row
+from ..model.sites import Lineage, Site
 from ..model.schedule import SigmaClock
 from .hooked_layer import HookedLayer
 from .ldm_names import lineage_of, self_attentions
@@ -41,7 +42,7 @@ class A1111Adapter:
         computes_in = getattr(sys.modules.get("modules.devices"), "dtype", None) or next(_unet(p).parameters()).dtype
         return torch.empty(0, dtype=computes_in).element_size()
 
-    def attach(self, p: Any, session: Session) -> A1111Attachment:
+    def attach(self, p: Any, sampling_pass: SamplingPass) -> A1111Attachment:
         """Raises :class:`RefDropError` where the model's own layers will not run, or there is no denoiser to read."""
         replaced = _replacement_unet()
         if replaced:
@@ -50,7 +51,7 @@ class A1111Adapter:
         denoiser = getattr(p.sampler, "model_wrap_cfg", None)
         if not isinstance(denoiser, nn.Module):
             raise RefDropError(f"RefDrop cannot follow the sampler {p.sampler_name}; choose another.")
-        return A1111Attachment(p.sd_model, denoiser, session)
+        return A1111Attachment(p.sd_model, denoiser, sampling_pass)
 
 
 class A1111Attachment:
@@ -60,12 +61,12 @@ class A1111Attachment:
     failed, what is left behind is inert, and goes when this object does.
     """
 
-    def __init__(self, model: Any, denoiser: nn.Module, session: Session) -> None:
-        self._model, self._session = model, session
+    def __init__(self, model: Any, denoiser: nn.Module, sampling_pass: SamplingPass) -> None:
+        self._model, self._pass = model, sampling_pass
         self._checkpoint = getattr(model, "sd_checkpoint_info", None)
         self._clock = SigmaClock(model.alphas_cumprod)
         self._inside = self._called = False  # in a call of the denoiser; did that call reach the UNet
-        self._expected: list[str] = []  # the rows it has yet to send there
+        self._expected: list[Row] = []  # the rows it has yet to send there
         self._rows = 0  # of the UNet call that is running, 0 where it is not ours to touch
         unet, mine = model.model.diffusion_model, weakref.ref(self)
         handles = [denoiser.register_forward_pre_hook(_before_denoiser(mine), with_kwargs=True),
@@ -82,12 +83,13 @@ class A1111Attachment:
     def denoise(self, x: Tensor, cond: Any) -> None:
         """The denoiser starts: it sends every part of every prompt, then the negative ones, in one call or several."""
         halves = 2 if getattr(self._model, "cond_stage_key", None) == "edit" else 1  # InstructPix2Pix has a third part
-        self._expected = [COND] * sum(len(parts) for parts in cond.batch) + [UNCOND] * (halves * len(x))
+        self._expected = [Row(COND, image, part) for image, parts in enumerate(cond.batch) for part in range(len(parts))]
+        self._expected += [Row(UNCOND, image, half) for half in range(halves) for image in range(len(x))]
         self._inside, self._called, self._rows = True, False, 0
 
     def denoised(self) -> None:
-        if self._inside and not self._called:  # a refiner of another architecture is another object
-            self._note(SWAPPED)
+        if self._inside and not self._called and self._pass.calls:  # a refiner of another architecture is another object
+            self._pass.note(SWAPPED)
         self._inside, self._rows = False, 0
 
     def call(self, call: UNetCall) -> None:
@@ -95,30 +97,26 @@ class A1111Attachment:
         rows, self._rows = len(call.x), 0
         if not self._inside:
             return
-        if self._session.replaying:
+        if self._pass.replaying:
             self._rows = rows
             return
         self._called = True
         if getattr(self._model, "sd_checkpoint_info", None) is not self._checkpoint:
-            self._note(SWAPPED)  # a refiner of the same architecture comes into the same modules, hooks and all
+            self._pass.note(SWAPPED)  # a refiner of the same architecture comes into the same modules, hooks and all
         elif rows > len(self._expected):
-            self._note(BATCH_CHANGED)
+            self._pass.note(BATCH_CHANGED)
         else:
-            branches, self._expected = self._expected[:rows], self._expected[rows:]
-            self._session.begin_call(self._clock(call.timestep), branches, call)
+            rows_now, self._expected = self._expected[:rows], self._expected[rows:]
+            self._pass.call(self._clock(call.timestep), rows_now, call)
             self._rows = rows
 
     def at(self, site: Site, own: Tensor, layer: HookedLayer) -> Tensor:
         if not self._rows:
             return own
         if own.shape[0] != self._rows:
-            self._note(BATCH_CHANGED)
+            self._pass.note(BATCH_CHANGED)
             return own
-        return self._session.at(site, own, layer)
-
-    def _note(self, note: str) -> None:
-        if note not in self._session.outcome.notes:
-            self._session.outcome.notes.append(note)
+        return self._pass.attention(site, own, layer)
 
 
 def _before_denoiser(mine):

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..techniques.sampling_pass import Session
+from ..techniques.sampling_pass import SamplingPass
+from ..model.rows import Row
 from ..model.sites import Lineage, Site, SiteShape
 from ..model.schedule import SigmaClock
 from .hooked_layer import HookedLayer
@@ -55,23 +56,23 @@ def _placed(unet: nn.Module) -> dict[Site, tuple[nn.Module, int]]:
 
 
 @contextmanager
-def guide(unet: nn.Module, session: Session, rows: Callable[[int], Sequence[str]],
+def attached(unet: nn.Module, sampling_pass: SamplingPass, rows: Callable[[int], Sequence[Row]],
           alphas_cumprod: Tensor) -> Iterator[None]:
-    """Lets ``session`` record or guide while the block runs; afterwards, or after an exception, the UNet is as it was.
+    """Publishes to ``sampling_pass`` while the block runs; afterwards, or after an exception, the UNet is as it was.
 
-    ``rows(batch)`` names the branch of each row of a UNet batch; ``alphas_cumprod`` is the scheduler's.
+    ``rows(batch)`` names each row of a UNet batch; ``alphas_cumprod`` is the scheduler's.
     """
     clock = SigmaClock(alphas_cumprod)
 
     def before_call(module, args, kwargs):
-        if not session.replaying:
+        if not sampling_pass.replaying:
             call = _Call(unet, args, kwargs)
-            session.begin_call(clock(call.timestep), rows(call.sample.shape[0]), call)
+            sampling_pass.call(clock(call.timestep), rows(call.sample.shape[0]), call)
 
     handles = [unet.register_forward_pre_hook(before_call, with_kwargs=True)]
     try:
         for site, layer in self_attentions(unet).items():
-            handles += HookedLayer(layer, partial(session.at, site), "hidden_states", "encoder_hidden_states").handles
+            handles += HookedLayer(layer, partial(sampling_pass.attention, site), "hidden_states", "encoder_hidden_states").handles
         yield
     finally:
         for handle in handles:
@@ -92,10 +93,22 @@ class DiffusersAdapter:
     def element_size(self, p: Any) -> int:
         return torch.empty(0, dtype=p.sd_model.unet.dtype).element_size()
 
-    def attach(self, p: Any, session: Session) -> DiffusersAttachment:
+    def attach(self, p: Any, sampling_pass: SamplingPass) -> DiffusersAttachment:
         stack = ExitStack()
-        stack.enter_context(guide(p.sd_model.unet, session, p.branch_rows, p.sd_model.scheduler.alphas_cumprod))
+        stack.enter_context(attached(p.sd_model.unet, sampling_pass, partial(_rows, p), p.sd_model.scheduler.alphas_cumprod))
         return DiffusersAttachment(stack)
+
+
+def _rows(p: Any, batch: int) -> list[Row]:
+    """The rows of a UNet batch: as ``p.rows`` tells, or from the branches alone."""
+    if hasattr(p, "rows"):
+        return p.rows(batch)
+    branches, seen = p.branch_rows(batch), dict[str, int]()
+    rows = []
+    for branch in branches:
+        rows.append(Row(branch, seen.get(branch, 0)))
+        seen[branch] = seen.get(branch, 0) + 1
+    return rows
 
 
 class DiffusersAttachment:
@@ -107,7 +120,7 @@ class DiffusersAttachment:
 
 
 class _Call:
-    """A call of the UNet, as :class:`~lib_refdrop.model.layer.ModelCall`."""
+    """A call of the UNet, as :class:`~lib_refdrop.model.layer.HostCall`."""
 
     def __init__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
         self._unet, given = unet, dict(zip(("sample", "timestep", "encoder_hidden_states"), args)) | kwargs

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..words import RefDropError
 from ..techniques.reference.rfg import attention
-from ..techniques.sampling_pass import Session
-from ..model.sites import COND, UNCOND, Lineage, Site
+from ..techniques.sampling_pass import SamplingPass
+from ..model.rows import COND, UNCOND, chunks, number_parts
+from ..model.sites import Lineage, Site
 from .ldm_names import lineage_of, self_attentions
 from .notes import BATCH_CHANGED, SWAPPED
 from .unet_call import UNetCall
@@ -44,9 +45,9 @@ class ForgeAdapter:
                        or next(model.diffusion_model.parameters()).dtype)
         return torch.empty(0, dtype=computes_in).element_size()
 
-    def attach(self, p: Any, session: Session) -> ForgeAttachment:
+    def attach(self, p: Any, sampling_pass: SamplingPass) -> ForgeAttachment:
         """Raises :class:`RefDropError` where the host's attention cannot be found."""
-        return ForgeAttachment(p, session)
+        return ForgeAttachment(p, sampling_pass)
 
 
 class ForgeAttachment:
@@ -55,12 +56,12 @@ class ForgeAttachment:
     Hosts deep-copy what is in a clone's options: patches there must be plain functions, and the state stays here.
     """
 
-    def __init__(self, p: Any, session: Session) -> None:
+    def __init__(self, p: Any, sampling_pass: SamplingPass) -> None:
         self._p, self._model = p, p.sd_model
         self._objects = objects = p.sd_model.forge_objects
         self._found = objects.unet
         layers = self_attentions(objects.unet.model.diffusion_model)
-        calls = _Calls(session)
+        calls = _Calls(sampling_pass)
         plain = _host_attention(next(iter(layers.values())))
         clone = objects.unet.clone()
         replacements = clone.model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn1", {})
@@ -80,9 +81,9 @@ class ForgeAttachment:
 
     def detach(self) -> None:
         self._unhook()
-        if self._calls.session is not None and self._refined():
+        if self._calls.sampling_pass is not None and self._refined():
             self._calls.note(SWAPPED)
-        self._calls.session = None  # where another extension has cloned our clone, what is left there does nothing
+        self._calls.sampling_pass = None  # where another extension has cloned our clone, what is left there does nothing
         if self._objects.unet is self._clone:
             self._objects.unet = self._found
         self._found = self._clone = None
@@ -96,8 +97,8 @@ class ForgeAttachment:
 class _Calls:
     """Which model call runs: every call brings a list of its own, so another list is another call."""
 
-    def __init__(self, session: Session) -> None:
-        self.session: Session | None = session
+    def __init__(self, sampling_pass: SamplingPass) -> None:
+        self.sampling_pass: SamplingPass | None = sampling_pass
         self.unet_call: UNetCall | None = None  # the last that began
         self.hidden: Tensor | None = None  # what the layer that runs makes its keys and values of
         self._chunks: list[int] | None = None
@@ -105,25 +106,24 @@ class _Calls:
 
     def running(self, extra: dict, rows: int) -> bool:
         """Tells the session when a call begins; False where these ``rows`` are no batch that can be understood."""
-        if self.session.replaying:
+        if self.sampling_pass.replaying:
             return True
-        chunks = extra.get("cond_or_uncond")
+        halves = extra.get("cond_or_uncond")
         sigmas = extra.get("sigmas")
         batch = extra.get("original_shape", (rows,))[0]  # a layer's rows may be tiles of it (HyperTile)
-        if not chunks or sigmas is None or batch % len(chunks):
+        if not halves or sigmas is None or batch % len(halves):
             self.note(BATCH_CHANGED)
             return False
-        if chunks is not self._chunks:
-            self._chunks, self._rows = chunks, batch
-            branches = [COND if chunk == 0 else UNCOND for chunk in chunks for _ in range(batch // len(chunks))]
-            self.session.begin_call(float(sigmas.flatten()[0]), branches, self.unet_call)
+        if halves is not self._chunks:
+            self._chunks, self._rows = halves, batch
+            kinds = number_parts([COND if half == 0 else UNCOND for half in halves])
+            self.sampling_pass.call(float(sigmas.flatten()[0]), chunks(kinds, batch // len(halves)), self.unet_call)
         if rows != self._rows:
             self.note(BATCH_CHANGED)
         return rows == self._rows
 
     def note(self, note: str) -> None:
-        if note not in self.session.outcome.notes:
-            self.session.outcome.notes.append(note)
+        self.sampling_pass.note(note)
 
 
 class _Layer:
@@ -155,7 +155,7 @@ class _Layer:
 
 def _before_unet(calls: _Calls):
     def hook(module, args, kwargs):
-        if calls.session is not None and not calls.session.replaying:
+        if calls.sampling_pass is not None and not calls.sampling_pass.replaying:
             # Given again in a replay: the host's options, but not ControlNet's signals, which the UNet uses up.
             calls.unet_call = UNetCall(module, args, _own_options(kwargs), leave_out=("control",))
 
@@ -183,11 +183,11 @@ def _patch(calls: _Calls, layers: dict[Site, nn.Module], block: tuple[str, int],
 
     def attn1(q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
         hidden, calls.hidden = calls.hidden, None
-        own, session = (previous or plain)(q, k, v, extra), calls.session
-        if session is None or not calls.running(extra, q.shape[0]) or own.shape[0] != q.shape[0]:
+        own, sampling_pass = (previous or plain)(q, k, v, extra), calls.sampling_pass
+        if sampling_pass is None or not calls.running(extra, q.shape[0]) or own.shape[0] != q.shape[0]:
             return own
         site = Site(*block, extra.get("block_index", 0))
-        return session.at(site, own, _Layer(layers[site], hidden, q, k, v, extra, plain)) if site in layers else own
+        return sampling_pass.attention(site, own, _Layer(layers[site], hidden, q, k, v, extra, plain)) if site in layers else own
 
     return attn1
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class UNetCall:
-    """:class:`~lib_refdrop.model.layer.ModelCall` of ``ldm``, ``sgm`` and Forge-like UNets.
+    """:class:`~lib_refdrop.model.layer.HostCall` of ``ldm``, ``sgm`` and Forge-like UNets.
 
     They take the latent already scaled to the model, a timestep, ``context`` and, in SDXL, ``y``; what else a host
     gives (its options, say) is given again in a replay, but for ``leave_out``.

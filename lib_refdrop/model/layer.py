@@ -1,11 +1,15 @@
-"""What a host's adapter offers to a session: one self-attention layer, and one call of the UNet."""
+"""What a host's adapter tells: a call of the model, and one self-attention layer in the middle of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
+
+from .rows import Kind, Row
+from .sites import Site
 
 
 class SiteInput(Protocol):
@@ -22,12 +26,15 @@ class SiteInput(Protocol):
         """K and V, each ``[S, width]``, of a hidden state ``[S, C]``: this layer's own projections."""
 
     def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Attention of some rows' queries over one reference's k and v ``[S, width]``, in the form that the
-        session was given the layer's own in: ``[rows, tokens, C]``. ``bias`` ``[S]`` is added to every query's logits."""
+        """Attention of some rows' queries over one reference's k and v ``[S, width]``, in the form that the layer's own
+        output was given in: ``[rows, tokens, C]``. ``bias`` ``[S]`` is added to every query's logits."""
 
 
-class ModelCall(Protocol):
-    """A call of the UNet that is about to run."""
+Listener = Callable[[Site, SiteInput], None]
+
+
+class HostCall(Protocol):
+    """A call of the model that is about to run, as its host makes it."""
 
     size: tuple[int, int]  # the latent's height and width
 
@@ -35,4 +42,29 @@ class ModelCall(Protocol):
         """What one batch row is called on: ``x`` ``[C, h, w]``, ``t`` and the conditioning by name, without batch."""
 
     def run(self, rows: Sequence[Mapping[str, Tensor]]) -> None:
-        """Calls the UNet on other inputs instead, in the middle of this call; its layers tell the session as ever."""
+        """Calls the model on other inputs instead, in the middle of this call; its layers tell the pass as ever."""
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of the model: its noise level, its rows, and the latent's size.
+
+    ``visits`` counts, for each kind of row, the earlier calls of this pass at the same level: samplers of second order come
+    to one twice. ``host`` is None where nothing can be looked at but the layers. ``replay(inputs, listener)`` runs the model
+    on other inputs, with ``listener`` told of its layers.
+    """
+
+    sigma: float
+    rows: tuple[Row, ...]
+    visits: Mapping[Kind, int] = field(default_factory=dict)
+    host: HostCall | None = None
+    replay: Callable[[Mapping[str, Tensor], Listener], None] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the latent; zeros where it is not known."""
+        return self.host.size if self.host else (0, 0)
+
+    def row_of(self, kind: Kind, image: int) -> int | None:
+        """The batch row of an image's rows of one kind; None where this call does not have it."""
+        return next((at for at, row in enumerate(self.rows) if row.kind == kind and row.image == image), None)

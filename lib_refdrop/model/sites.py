@@ -1,4 +1,4 @@
-"""Where a reference acts: self-attention layers, branches of guidance, and the lineage of a model."""
+"""Where a reference acts: self-attention layers, and the lineage of a model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-COND, UNCOND = "cond", "uncond"
-BRANCHES = (COND, UNCOND)
 SECTIONS = ("input", "middle", "output")
-
-
-def other_branch(branch: str) -> str:
-    return UNCOND if branch == COND else COND
 
 
 class Site(NamedTuple):
@@ -29,11 +23,12 @@ class Site(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Site:
-        """The inverse of ``str``. Raises ValueError for anything else."""
+        """The inverse of ``str``. Raises ValueError for anything else, other spellings of a number included."""
         section, block, index = text.split(".")
-        if section not in SECTIONS:
-            raise ValueError(f"no such section: {section}")
-        return cls(section, int(block), int(index))
+        found = cls(section, int(block), int(index))
+        if section not in SECTIONS or str(found) != text:
+            raise ValueError(f"no site is called {text!r}")
+        return found
 
 
 class SiteShape(NamedTuple):
@@ -44,25 +39,33 @@ class SiteShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Lineage:
-    """What decides whether features fit a model: its sites with their heads and widths."""
+    """What decides whether features fit a model: its sites with their heads and widths, and how it counts noise.
+
+    ``flow`` models (rectified flow) count sigma from 0 to 1; their features are found at other levels.
+    """
 
     sites: Mapping[Site, SiteShape]
+    flow: bool = False
 
     @property
     def signature(self) -> str:
-        """16 hexadecimal digits; equal exactly when sites, heads and widths are."""
+        """16 hexadecimal digits; equal exactly when sites, heads, widths and the way of counting noise are."""
         text = ";".join(f"{site}:{shape.heads}x{shape.width}" for site, shape in sorted(self.sites.items()))
+        text += ";flow" if self.flow else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def family(self) -> str:
-        """The name people know: SD1.5, SD2, SDXL, or the count of sites where it is none of them."""
-        widths = {shape.width for shape in self.sites.values()}
-        if len(self.sites) == 70 and widths == {640, 1280}:
-            return "SDXL"
-        if len(self.sites) == 16 and widths == {320, 640, 1280}:
-            return "SD1.5" if {shape.heads for shape in self.sites.values()} == {8} else "SD2"
-        return f"a model with {len(self.sites)} self-attention layers"
+        """The name people know: SD1.5, SD2, SDXL, or what tells it from others where it is none of them."""
+        widths = sorted({shape.width for shape in self.sites.values()})
+        flow = ", rectified flow" if self.flow else ""
+        if len(self.sites) == 70 and widths == [640, 1280]:
+            return "SDXL" + flow
+        if len(self.sites) == 16 and widths == [320, 640, 1280]:
+            return ("SD1.5" if {shape.heads for shape in self.sites.values()} == {8} else "SD2") + flow
+        heads = sorted({shape.heads for shape in self.sites.values()})
+        return (f"a model with {len(self.sites)} self-attention layers ({', '.join(map(str, heads))} heads, "
+                f"{', '.join(map(str, widths))} wide{flow})")
 
     def chosen(self, sections: tuple[str, ...]) -> list[Site]:
         """The sites in the given sections, in a fixed order."""

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from .pinned import pinned
 from .reference import Key, Reference
+from ..model.rows import Kind
 from ..model.sites import Site
 
 _SHARE = 8  # features stay on the device up to this part of what was free there when they were first needed
 
-Place = tuple[Site, str]  # a layer, and the branch of the rows that ask
+Place = tuple[Site, Kind]  # a layer, and the kind of the rows that ask
 Parts = dict[str, Tensor]
 
 
@@ -35,7 +36,7 @@ class Ahead:
     order of the layers is learned from the calls themselves. Off CUDA features are handed out as they are kept.
     """
 
-    def __init__(self, features: Reference, key_of: Callable[[Site, str], Key | None], device: torch.device) -> None:
+    def __init__(self, features: Reference, key_of: Callable[[Site, Kind], Key | None], device: torch.device) -> None:
         self._features, self._key_of, self._device = features, key_of, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._room = torch.cuda.mem_get_info(device)[0] // _SHARE if self._stream else 0
@@ -48,15 +49,15 @@ class Ahead:
         """The model is called again: its first layer comes next."""
         self._last = None
 
-    def take(self, site: Site, branch: str) -> Parts | None:
+    def take(self, site: Site, kind: Kind) -> Parts | None:
         """The parts of the feature that serves here, as :func:`~lib_refdrop.references.codec.decode` wants them."""
-        key = self._key_of(site, branch)
+        key = self._key_of(site, kind)
         if key is None or self._stream is None:
             return None if key is None else self._features.feature(key)
         sent = self._send(key)
         if self._last is not None:
-            self._following[self._last] = site, branch
-        self._last = site, branch
+            self._following[self._last] = site, kind
+        self._last = site, kind
         if sent is None:
             return None
         current = torch.cuda.current_stream(self._device)

@@ -2,7 +2,7 @@
 
 The table beside this file is written by `python examples/evaluate.py --ablate`. A *change* is one thing done to an
 exact reference: "int8", "pool2" (2 × 2 tokens merged everywhere), "pool4_2" (4 × 4 in the layers that see the picture
-finest, 2 × 2 in the others), "stride3" (every third noise level), "cond_only", "without_input". What it *keeps* is how
+finest, 2 × 2 in the others), "levels3" (three noise levels, spread evenly in log sigma), "cond_only", "without_input". What it *keeps* is how
 far the pictures stay those of the exact reference: 1 where they are the same, 0 where they are as far away as plain
 ones. The gain in agreement says the same, but over some dozens of pairs not exactly enough to choose by.
 """

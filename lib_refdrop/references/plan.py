@@ -6,13 +6,15 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .codec import Representation, encoded_bytes
 from .contributions import Contributions, load
-from ..model.sites import BRANCHES, COND, SECTIONS, Lineage, Site
+from ..model.rows import BRANCHES, COND
+from ..model.schedule import spread, threshold
+from ..model.sites import SECTIONS, Lineage, Site
 from ..words import said
 
 MEGABYTE = 10**6
@@ -26,9 +28,9 @@ _ENTRY = len('"":{"dtype":"F16","shape":[],"data_offsets":[,]},')  # of each ten
 class Plan:
     """What to keep of a generation.
 
-    ``sites`` not in it are not kept; ``stride`` n keeps every n-th noise level, always the first; ``percent`` cuts
-    the schedule's quiet end off (at least one level stays); ``trajectory`` keeps what the UNet was called on, at every
-    level that is left, so that everything can be computed again. Tokens are merged only in layers that have more than
+    ``sites`` not in it are not kept; ``levels`` is how many noise levels have features, spread evenly in log sigma (None:
+    all), whatever the number of steps; ``percent`` cuts the schedule's quiet end off (at least one level stays);
+    ``trajectory`` keeps what the UNet was called on, at every level that is left, so that everything can be computed again. Tokens are merged only in layers that have more than
     ``merge_over``: of a small picture each tells much, and attention over few costs little. ``explanation`` is a line
     for people.
     """
@@ -36,11 +38,17 @@ class Plan:
     name: str
     sites: Mapping[Site, Representation]
     branches: tuple[str, ...] = BRANCHES
-    stride: int = 1
+    levels: int | None = None
     percent: float = 100.0
     trajectory: bool = True
     explanation: str = ""
     merge_over: int = 0
+
+    def chosen_of(self, sigmas: Iterable[float]) -> set[float]:
+        """Which of a schedule's noise levels have features."""
+        sigmas = list(sigmas)
+        least = threshold(sigmas, self.percent)
+        return set(spread([sigma for sigma in sigmas if sigma >= least], self.levels))
 
     def kept_as(self, site: Site, count: int) -> Representation | None:
         """How a site is kept in a picture that gives it ``count`` tokens; None where it is not."""
@@ -55,7 +63,7 @@ class Plan:
         for site, representation in sorted(self.sites.items()):
             sites.setdefault(str(representation), []).append(str(site))
         return {"plan": self.name, "explanation": self.explanation, "sites": sites, "branches": list(self.branches),
-                "stride": self.stride, "save_percent": self.percent, "trajectory": self.trajectory}
+                "levels": self.levels, "save_percent": self.percent, "trajectory": self.trajectory}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Recipe:
 
     precision: str = "own"
     pools: tuple[int, ...] = (1,)
-    stride: int = 1
+    levels: int | None = None
     branches: tuple[str, ...] = BRANCHES
     sections: tuple[str, ...] = SECTIONS
     trajectory: bool = True
@@ -87,7 +95,7 @@ class Recipe:
     def plan(self, name: str, lineage: Lineage, percent: float = 100.0) -> Plan:
         finest = _finest(lineage)
         sites = {site: self.kept_as(lineage.sites[site].level - finest) for site in lineage.chosen(self.sections)}
-        return Plan(name, sites, self.branches, self.stride, percent, self.trajectory, f"{name}: {self.words()}.",
+        return Plan(name, sites, self.branches, self.levels, percent, self.trajectory, f"{name}: {self.words()}.",
                     self.merge_over)
 
     def kept_as(self, coarser: int) -> Representation:
@@ -106,7 +114,7 @@ class Recipe:
             sides = []
         elif self.merge_over:
             sides = [f"{sides[0]} in layers of more than {self.merge_over}"]
-        levels = "every noise level" if self.stride == 1 else f"every {_ordinal(self.stride)} noise level"
+        levels = "every noise level" if self.levels is None else f"{self.levels} noise levels"
         left_out = [section for section in SECTIONS if section not in self.sections]
         sites = [f"without the {' and '.join(left_out)} layers"] if left_out else []
         which = "both branches" if len(self.branches) > 1 else f"{self.branches[0]}itional branch only"
@@ -117,7 +125,7 @@ class Recipe:
         pools = "_".join(map(str, self.pools))
         found = [self.precision] if self.precision != "own" else []
         found += [f"pool{pools}"] if pools != "1" else []
-        found += [f"stride{self.stride}"] if self.stride > 1 else []
+        found += [f"levels{self.levels}"] if self.levels is not None else []
         found += ["cond_only"] if self.branches == (COND,) else []
         return found + [f"without_{section}" for section in SECTIONS if section not in self.sections]
 
@@ -125,8 +133,8 @@ class Recipe:
 # The presets, best first. What they keep of the effect and their sizes are in the README.
 RECIPES = {
     "Exact": Recipe(trajectory=False),
-    "Balanced": Recipe("int4", pools=(2,), stride=7, merge_over=2048),
-    "Small": Recipe("int4", pools=(2,), stride=10, sections=("middle", "output"), merge_over=2048),
+    "Balanced": Recipe("int4", pools=(2,), levels=3, merge_over=2048),
+    "Small": Recipe("int4", pools=(2,), levels=2, sections=("middle", "output"), merge_over=2048),
     "Tiny": Recipe(sections=()),
 }
 PRESETS = tuple(RECIPES)
@@ -134,7 +142,7 @@ PRESETS = tuple(RECIPES)
 # What a budget chooses among.
 PRECISIONS = ("own", "fp16", "int8", "int4")
 POOLS = ((1,), (2, 1), (4, 1), (2,), (4, 2), (4,))
-STRIDES = (1, 2, 3, 4, 5, 7, 10)
+LEVELS = (None, 10, 7, 5, 4, 3, 2)
 
 
 def preset(name: str, lineage: Lineage) -> Plan:
@@ -178,7 +186,7 @@ def tokens(site: Site, lineage: Lineage, picture: Picture) -> tuple[int, int]:
 
 def levels_kept(plan: Plan, steps: int) -> int:
     """How many of ``steps`` noise levels have features."""
-    return _levels(plan.percent, plan.stride, steps)
+    return _levels(plan.percent, plan.levels, steps)
 
 
 def estimate(plan: Plan, lineage: Lineage, picture: Picture) -> int:
@@ -223,7 +231,7 @@ def _kinds(lineage: Lineage) -> Counter[_Kind]:
 
 def _recipe_bytes(recipe: Recipe, kinds: Counter[_Kind], lineage: Lineage, picture: Picture, percent: float) -> int:
     """:func:`estimate` of a recipe, without making its plan: a budget looks at thousands."""
-    finest, calls = _finest(lineage), _levels(percent, recipe.stride, picture.steps)
+    finest, calls = _finest(lineage), _levels(percent, recipe.levels, picture.steps)
     calls *= min(len(recipe.branches), picture.branches)
     chosen = [(kind, count) for kind, count in kinds.items() if kind.section in recipe.sections]
     parts = [calls * count * _feature(recipe.kept_as(kind.level - finest), kind, picture) for kind, count in chosen]
@@ -244,7 +252,7 @@ def _trajectory(lineage: Lineage, picture: Picture, percent: float) -> _Share:
     """Latent and timestep of every call and branch, and the conditioning."""
     latent = _LATENT_CHANNELS * picture.height * picture.width * picture.element_size
     given = _given(lineage) * picture.element_size if picture.given is None else picture.given
-    steps = _levels(percent, 1, picture.steps)
+    steps = _levels(percent, None, picture.steps)
     tensors = 2 * steps + 1
     entries = tensors * (_ENTRY + len("base/0000/x/uncond") + len("4,64,64") // 2)
     return picture.branches * _Share(steps * (latent + 8) + given, entries, tensors)
@@ -264,9 +272,9 @@ def _grid(level: int, picture: Picture) -> tuple[int, int]:
     return -(-picture.height // 2**level), -(-picture.width // 2**level)  # halving and rounding up, level times over
 
 
-def _levels(percent: float, stride: int, steps: int) -> int:
+def _levels(percent: float, levels: int | None, steps: int) -> int:
     noisy = steps if percent >= 100 else max(1, math.ceil(steps * percent / 100))
-    return -(-noisy // stride)
+    return noisy if levels is None else min(noisy, levels)
 
 
 def _predicted(recipe: Recipe, table: Contributions, sections: tuple[str, ...]) -> float | None:
@@ -297,10 +305,7 @@ def _recipes(sections: tuple[str, ...], picture: Picture) -> Iterator[Recipe]:
     """Everything a budget may choose, the least changed first."""
     some = [part for count in range(len(sections), 0, -1) for part in itertools.combinations(sections, count)]
     branches = (BRANCHES, (COND,)) if picture.branches > 1 else (BRANCHES,)
-    for precision, pools, stride, kept, part in itertools.product(PRECISIONS, POOLS, STRIDES, branches, some):
+    for precision, pools, levels, kept, part in itertools.product(PRECISIONS, POOLS, LEVELS, branches, some):
         if precision != "fp16" or picture.element_size > 2:
-            yield Recipe(precision, pools, stride, kept, part)
+            yield Recipe(precision, pools, levels, kept, part)
 
-
-def _ordinal(number: int) -> str:
-    return f"{number}{ {2: 'nd', 3: 'rd'}.get(number, 'th')}"

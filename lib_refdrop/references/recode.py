@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from uuid import uuid4
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from .codec import KINDS, POOLS, Representation, decode, encode
 from ..words import ReferenceProblem
 from .plan import Plan
-from ..techniques.reference.recording import threshold
-from .reference import Call, Key, Reference, is_trajectory, passes_from
+from .reference import Key, Reference, is_trajectory, passes_from
 from ..techniques.reference.rfg import token_grid
-from ..model.sites import BRANCHES, Site
+from ..model.schedule import threshold
+from ..model.sites import Site
 
 _PIXELS = 8  # of a side of a latent's cell
 
@@ -28,8 +28,8 @@ _RANKS = {"own": 0, "fp16": 1, "bf16": 1, "int8": 2, "fp8": 2, "int4": 3}
 def recode(reference: Reference, plan: Plan, project: Project | None = None) -> Reference:
     """A copy of ``reference`` with no more than ``plan`` keeps, in memory.
 
-    What is kept more coarsely than planned stays as it is: precision, merged tokens, and every n-th noise level, of
-    which the plan's stride takes some. A trajectory is taken along where there is one and the plan wants it.
+    What is kept more coarsely than planned stays as it is: precision, merged tokens, and noise levels, of which the plan's
+    number is taken. A trajectory is taken along where there is one and the plan wants it.
     ``project(site, hidden)`` gives K and V ``[S, W]`` of a hidden state ``[S, C]`` where the plan wants those; it needs
     the model.
 
@@ -38,13 +38,13 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
     """
     kept = _representations(reference)
     features: dict[str, Tensor] = {}
-    strides, made = {}, {}
+    made = {}
     for pass_name, record in reference.passes.items():
-        wanted, strides[pass_name] = _wanted_calls(record.calls, record.kept.values(), record.stride, plan)
-        for branch in plan.branches:
-            for call in sorted(wanted & record.kept.get(branch, frozenset())):
-                for site in plan.sites:
-                    key = Key(pass_name, call, site, branch)
+        levels = plan.chosen_of(record.levels)
+        for kind, calls in record.kept.items():
+            for call in sorted(calls) if kind.branch in plan.branches else ():
+                for site in plan.sites if record.calls[call].sigma in levels else ():
+                    key = Key(pass_name, call, site, kind)
                     if (parts := reference.feature(key)) is not None:
                         parts, made[site] = _recoded(reference, key, parts, kept.get(site), plan, project)
                         features |= {key.tensor_name(part): value for part, value in parts.items()}
@@ -56,9 +56,9 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
         raise ReferenceProblem(f"Nothing that reference {reference.name!r} has would be left; choose another plan.")
     calls = {name: record.calls for name, record in reference.passes.items()}
     nbytes = sum(value.nbytes for value in features.values())
-    done = replace(plan, sites=made, trajectory=any(map(is_trajectory, features)), stride=max([*strides.values(), 1]))
+    done = replace(plan, sites=made, trajectory=any(map(is_trajectory, features)))
     manifest = {**reference.manifest, "id": uuid4().hex, "kept": {**done.manifest(), "bytes": nbytes}}
-    return Reference(reference.name, manifest, passes_from(calls, features, done.stride), features, nbytes)
+    return Reference(reference.name, manifest, passes_from(calls, features, done.percent), features, nbytes)
 
 
 def _quiet(reference: Reference, plan: Plan) -> tuple[str, ...]:
@@ -66,16 +66,6 @@ def _quiet(reference: Reference, plan: Plan) -> tuple[str, ...]:
     return tuple(f"{name}/{index:04d}/" for name, record in reference.passes.items()
                  for index, call in enumerate(record.calls)
                  if call.sigma < threshold([each.sigma for each in record.calls], plan.percent))
-
-
-def _wanted_calls(calls: tuple[Call, ...], kept: Iterable[frozenset[int]], stride: int,
-                  plan: Plan) -> tuple[set[int], int]:
-    """The calls that a plan keeps of those kept, and the stride that comes of it."""
-    least = threshold([call.sigma for call in calls], plan.percent)
-    have = sorted({calls[index].sigma for indices in kept for index in indices}, reverse=True)
-    step = -(-plan.stride // stride)
-    levels = {sigma for sigma in have[::step] if sigma >= least}
-    return {index for index, call in enumerate(calls) if call.sigma in levels}, stride * step
 
 
 def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Representation | None, plan: Plan,
@@ -122,7 +112,7 @@ def _seen(what: str, parts: dict[str, Tensor]) -> Representation:
 def _grid(reference: Reference, pass_name: str, tokens: int) -> tuple[int, int]:
     """Rows and columns of a layer, from the trajectory's latents or from the size of the picture in the manifest."""
     try:
-        if any(reference.seen(pass_name, branch) for branch in BRANCHES):
+        if reference.seen(pass_name):
             return token_grid(tokens, *reference.latent_size(pass_name))
         if pass_name == "base":
             return token_grid(tokens, *(int(reference.manifest[side]) // _PIXELS for side in ("height", "width")))

@@ -1,15 +1,15 @@
 """A reference: who made it and how, which model calls it saw, and what is kept of them.
 
-Tensors have names, in memory as in a file:
+Tensors have names, in memory as in a file (``cond`` stands for any kind of row, see :class:`~lib_refdrop.model.rows.Kind`):
 
 - a *feature*, in parts (:data:`~lib_refdrop.references.codec.PARTS`): ``base/0003/output.4.1/cond/h``;
-- the *trajectory*: what the UNet was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its
-  timestep), and once for a pass the conditioning, ``base/given/cond/context``.
+- the *trajectory*: what the model was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its timestep),
+  and its conditioning, once for each that differs: ``base/given/0/context``. The manifest's ``given`` says which of them
+  each call had. (Format 1 has one conditioning a pass and branch, ``base/given/cond/context``.)
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,14 +17,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..model.rows import COND, Kind
+from ..model.schedule import distance, reach, threshold
+from ..model.sites import Lineage, Site
 from .codec import PARTS
-from ..model.sites import BRANCHES, COND, UNCOND, Lineage, Site, other_branch
 
-FORMAT_VERSION = 1
-_GIVEN, _SEEN = "given", ("x", "t")
+FORMAT_VERSION = 2
+GIVEN = "given"
+_SEEN = ("x", "t")
+
+Given = Mapping[str, Mapping[Kind, tuple[int, ...]]]  # by pass and kind: the number of each call's conditioning, −1: none
 
 
-class Call(NamedTuple):
+class RecordedCall(NamedTuple):
     """One model call of a recorded pass: its noise level, and which visit of that level it was.
 
     Samplers of second order (Heun) come to a sigma twice, with other latents; both are recorded.
@@ -35,67 +40,90 @@ class Call(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Where a feature belongs: pass ("base" or "hires"), index into its calls, site, branch."""
+    """Where a feature belongs: pass ("base" or "hires"), index into its calls, site, kind of row."""
 
     pass_name: str
     call: int
     site: Site
-    branch: str
+    kind: Kind
 
     def tensor_name(self, part: str) -> str:
         """The name of one of its parts."""
-        return f"{self.pass_name}/{self.call:04d}/{self.site}/{self.branch}/{part}"
+        return f"{self.pass_name}/{self.call:04d}/{self.site}/{self.kind}/{part}"
 
     @classmethod
     def parse(cls, name: str) -> tuple[Key, str]:
-        """The inverse of :meth:`tensor_name`. Raises ValueError for another name."""
-        pass_name, call, site, branch, part = name.split("/")
-        if branch not in (COND, UNCOND) or part not in PARTS:
+        """The inverse of :meth:`tensor_name`. Raises ValueError for another name, also for another spelling of one."""
+        pass_name, call, site, kind, part = name.split("/")
+        key = cls(pass_name, int(call), Site.parse(site), Kind.parse(kind))
+        if part not in PARTS or key.tensor_name(part) != name:
             raise ValueError(f"no feature is named {name}")
-        return cls(pass_name, int(call), Site.parse(site), branch), part
+        return key, part
+
+
+class Served(NamedTuple):
+    """The recorded call, and the kind of its rows, whose features serve a row of a model call."""
+
+    kind: Kind
+    call: int
 
 
 @dataclass(frozen=True)
 class PassRecord:
-    """The calls of one recorded pass and which of them, by branch, have features: every ``stride``-th noise level."""
+    """The calls of one recorded pass and which of them, by kind of row, have features.
 
-    calls: tuple[Call, ...]
-    kept: Mapping[str, frozenset[int]]
-    stride: int = 1
+    ``percent`` is the part of the schedule that was asked for, from its noisy start: beyond it the reference is silent.
+    """
 
-    def branch_for(self, branch: str) -> str:
-        """The branch itself, or the other one where the reference was made without it (CFG 1, say)."""
-        return branch if self.kept.get(branch) else other_branch(branch)
+    calls: tuple[RecordedCall, ...]
+    kept: Mapping[Kind, frozenset[int]]
+    percent: float = 100.0
 
-    def nearest(self, sigma: float, visit: int, branch: str) -> int | None:
-        """The call whose features serve at ``sigma``: the nearest kept one in log sigma.
+    @cached_property
+    def levels(self) -> list[float]:
+        """The noise levels that have features, the noisiest first."""
+        return sorted({self.calls[call].sigma for calls in self.kept.values() for call in calls}, reverse=True)
 
-        Of several calls at that sigma the ``visit``-th serves, or the last. None beyond the end of what was kept, that
-        is where the nearest call of the *recorded* run lies outside the range that the kept ones speak for: a reference
-        of the first half of a schedule is silent in the second.
+    @cached_property
+    def _known(self) -> list[float]:
+        return sorted({call.sigma for call in self.calls})
+
+    def covers(self, sigma: float) -> bool:
+        """Whether the reference speaks for this noise level: within what was recorded and asked for.
+
+        Down to the picture itself where all of the schedule was asked for; upwards as :func:`~.schedule.reach` says.
         """
-        kept = self.kept.get(branch)
-        if not kept:
-            return None
+        if not self._known or sigma > self._highest:
+            return False
+        return min(self._known, key=lambda known: distance(known, sigma)) >= self._least
 
-        def distance(call: Call) -> float:
-            return abs(_log(call.sigma) - _log(sigma))
+    @cached_property
+    def _highest(self) -> float:
+        return reach(self._known)
 
-        low, high = self._reach(kept)
-        if not low <= min(self.calls, key=distance).sigma <= high:
-            return None
-        best = min((self.calls[i] for i in kept), key=distance).sigma
-        visits = sorted(i for i in kept if self.calls[i].sigma == best)
-        return min(visits, key=lambda i: (abs(self.calls[i].visit - visit), i))
+    @cached_property
+    def _least(self) -> float:
+        return threshold(self._known, self.percent)
 
-    def _reach(self, kept: frozenset[int]) -> tuple[float, float]:
-        """The least and the greatest recorded sigma that the kept calls speak for.
+    @cached_property
+    def _by_level(self) -> dict[float, dict[Kind, list[int]]]:
+        found: dict[float, dict[Kind, list[int]]] = {}
+        for kind, calls in self.kept.items():
+            for call in sorted(calls):
+                found.setdefault(self.calls[call].sigma, {}).setdefault(kind, []).append(call)
+        return found
 
-        With every n-th level kept, each speaks for those up to the next kept one.
+    def serving(self, sigma: float, visit: int, kind: Kind) -> Served | None:
+        """What serves a row at ``sigma``: of the nearest level kept, in log sigma, the row's own kind, else the first part of
+        its branch, else the other branch. Of several calls at that level the ``visit``-th, or the one nearest to it.
+
+        None where the reference does not speak for that level.
         """
-        levels = sorted({call.sigma for call in self.calls}, reverse=True)
-        places = [levels.index(self.calls[i].sigma) for i in kept]
-        return levels[min(max(places) + self.stride - 1, len(levels) - 1)], levels[min(places)]
+        if not self._by_level or not self.covers(sigma):
+            return None
+        there = self._by_level[min(self._by_level, key=lambda level: (distance(level, sigma), -level))]
+        served = kind if kind in there else Kind(kind.branch) if Kind(kind.branch) in there else min(there)
+        return Served(served, min(there[served], key=lambda call: (abs(self.calls[call].visit - visit), call)))
 
 
 @dataclass
@@ -126,6 +154,28 @@ class Reference:
                 found.setdefault(key, []).append(part)
         return found
 
+    @cached_property
+    def _seen(self) -> dict[str, dict[Kind, list[int]]]:
+        """By pass and kind, the calls whose latent was kept."""
+        found: dict[str, dict[Kind, list[int]]] = {}
+        for name in self.features:
+            if is_trajectory(name):
+                pass_name, call, part, kind = name.split("/")
+                if part == "x":
+                    found.setdefault(pass_name, {}).setdefault(Kind.parse(kind), []).append(int(call))
+        return {name: {kind: sorted(calls) for kind, calls in kinds.items()} for name, kinds in found.items()}
+
+    @cached_property
+    def _given(self) -> dict[str, dict[str, list[str]]]:
+        """By pass and the third part of their names, the names of tensors of conditioning."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for name in self.features:
+            if is_trajectory(name):
+                pass_name, second, which, part = name.split("/")
+                if second == GIVEN:
+                    found.setdefault(pass_name, {}).setdefault(which, []).append(part)
+        return found
+
     def feature(self, key: Key) -> dict[str, Tensor] | None:
         """The parts of one feature as they were kept, or None where it was not."""
         parts = self._parts.get(key)
@@ -135,31 +185,36 @@ class Reference:
         """The sites that have features in a pass."""
         return {key.site for key in self._parts if key.pass_name == pass_name}
 
-    def seen(self, pass_name: str, branch: str) -> list[int]:
-        """The calls of a pass whose latent was kept, for replay."""
-        return [index for index in range(len(self.passes[pass_name].calls))
-                if trajectory_name(pass_name, index, "x", branch) in self.features]
+    def seen(self, pass_name: str) -> Mapping[Kind, list[int]]:
+        """By kind of row, the calls of a pass whose latent was kept, for replay."""
+        return self._seen.get(pass_name, {})
 
     def latent_size(self, pass_name: str) -> tuple[int, int]:
         """Height and width of the latents of a pass that has a trajectory."""
-        branch = COND if self.seen(pass_name, COND) else UNCOND
-        return tuple(self.features[trajectory_name(pass_name, self.seen(pass_name, branch)[0], "x", branch)].shape[-2:])
+        kind, calls = next(iter(self.seen(pass_name).items()))
+        return tuple(self.features[trajectory_name(pass_name, calls[0], "x", kind)].shape[-2:])
 
-    def inputs(self, pass_name: str, call: int, branch: str) -> dict[str, Tensor]:
-        """What the UNet was called on: ``x`` ``[C, h, w]``, ``t`` (a number) and the conditioning by name."""
-        given = f"{pass_name}/{_GIVEN}/{branch}/"
-        found = {name[len(given):]: self.features[name] for name in self.features if name.startswith(given)}
-        return found | {part: self.features[trajectory_name(pass_name, call, part, branch)] for part in _SEEN}
+    def inputs(self, pass_name: str, call: int, kind: Kind) -> dict[str, Tensor]:
+        """What the model was called on: ``x`` ``[C, h, w]``, ``t`` (a number) and the conditioning by name."""
+        which = self.given_number(pass_name, call, kind)
+        found = {part: self.features[f"{pass_name}/{GIVEN}/{which}/{part}"]
+                 for part in self._given.get(pass_name, {}).get(which, ())}
+        return found | {part: self.features[trajectory_name(pass_name, call, part, kind)] for part in _SEEN}
+
+    def given_number(self, pass_name: str, call: int, kind: Kind) -> str:
+        """The third part of the names of a call's conditioning: a number, or in format 1 the branch."""
+        listed = self.manifest.get(GIVEN, {}).get(pass_name, {}).get(str(kind))
+        return str(kind) if listed is None else str(listed[call])
 
 
-def trajectory_name(pass_name: str, call: int, part: str, branch: str) -> str:
+def trajectory_name(pass_name: str, call: int, part: str, kind: Kind) -> str:
     """The name of a call's latent (``x``) or timestep (``t``)."""
-    return f"{pass_name}/{call:04d}/{part}/{branch}"
+    return f"{pass_name}/{call:04d}/{part}/{kind}"
 
 
-def given_name(pass_name: str, branch: str, name: str) -> str:
-    """The name of a piece of conditioning, the same for all calls of a pass."""
-    return f"{pass_name}/{_GIVEN}/{branch}/{name}"
+def given_name(pass_name: str, number: int, name: str) -> str:
+    """The name of a piece of conditioning; equal ones have one number."""
+    return f"{pass_name}/{GIVEN}/{number}/{name}"
 
 
 def is_trajectory(name: str) -> bool:
@@ -167,12 +222,15 @@ def is_trajectory(name: str) -> bool:
     return name.count("/") == 3
 
 
-def check_names(names: Iterable[str], calls: Mapping[str, list[Call]]) -> None:
-    """Raises ValueError or KeyError where tensors are named wrongly, are incomplete, or belong to no recorded call."""
+def check_names(names: Iterable[str], calls: Mapping[str, list[RecordedCall]], given: Mapping | None = None) -> None:
+    """Raises ValueError or KeyError where tensors are named wrongly, are incomplete, or belong to no recorded call.
+
+    ``given`` is the manifest's table of conditioning, None in format 1.
+    """
     names, parts = set(names), {}
     for name in names:
         if is_trajectory(name):
-            _check_trajectory(name, names, calls)
+            _check_trajectory(name, names, calls, given)
         else:
             key, part = Key.parse(name)
             if not 0 <= key.call < len(calls[key.pass_name]):
@@ -183,26 +241,35 @@ def check_names(names: Iterable[str], calls: Mapping[str, list[Call]]) -> None:
             raise ValueError("a feature is incomplete")
 
 
-def _check_trajectory(name: str, names: set[str], calls: Mapping[str, list[Call]]) -> None:
+def _check_trajectory(name: str, names: set[str], calls: Mapping[str, list[RecordedCall]], given: Mapping | None) -> None:
     pass_name, second, third, fourth = name.split("/")
-    if second == _GIVEN:
-        if third not in BRANCHES or pass_name not in calls:
+    if pass_name not in calls:
+        raise ValueError(f"{name} belongs to no pass")
+    if second == GIVEN:
+        if given is None:
+            Kind.parse(third)
+        elif not third.isdecimal() or str(int(third)) != third:
             raise ValueError(f"no conditioning is named {name}")
-    elif third not in _SEEN or fourth not in BRANCHES or not 0 <= int(second) < len(calls[pass_name]):
+        return
+    kind, call = Kind.parse(fourth), int(second)
+    if third not in _SEEN or not 0 <= call < len(calls[pass_name]) or trajectory_name(pass_name, call, third, kind) != name:
         raise ValueError(f"no latent is named {name}")
-    elif any(trajectory_name(pass_name, int(second), part, fourth) not in names for part in _SEEN):
+    if any(trajectory_name(pass_name, call, part, kind) not in names for part in _SEEN):
         raise ValueError("a latent is without its timestep")
+    if given is not None and given[pass_name][str(kind)][call] < 0:
+        raise ValueError("a latent is without its conditioning")
 
 
-def passes_from(calls: Mapping[str, Iterable[Call]], names: Iterable[str], stride: int = 1) -> dict[str, PassRecord]:
-    """The pass records that belong to recorded calls and the tensor names kept of them, every ``stride``-th level."""
-    kept: dict[str, dict[str, set[int]]] = {name: {} for name in calls}
+def passes_from(calls: Mapping[str, Iterable[RecordedCall]], names: Iterable[str],
+                percent: float = 100.0) -> dict[str, PassRecord]:
+    """The pass records that belong to recorded calls and the tensor names kept of them."""
+    kept: dict[str, dict[Kind, set[int]]] = {name: {} for name in calls}
     for name in names:
         if not is_trajectory(name):
             key, _ = Key.parse(name)
-            kept[key.pass_name].setdefault(key.branch, set()).add(key.call)
-    return {name: PassRecord(tuple(calls[name]), {branch: frozenset(found) for branch, found in kept[name].items()},
-                             stride) for name in calls}
+            kept[key.pass_name].setdefault(key.kind, set()).add(key.call)
+    return {name: PassRecord(tuple(calls[name]), {kind: frozenset(found) for kind, found in kept[name].items()}, percent)
+            for name in calls}
 
 
 def describe_lineage(lineage: Lineage) -> dict[str, str]:
@@ -210,5 +277,6 @@ def describe_lineage(lineage: Lineage) -> dict[str, str]:
     return {"lineage": lineage.signature, "family": lineage.family}
 
 
-def _log(sigma: float) -> float:
-    return math.log(max(sigma, 1e-6))
+def has_branch(kinds: Iterable[Kind], branch: str = COND) -> bool:
+    """Whether any of these kinds is of a branch."""
+    return any(kind.branch == branch for kind in kinds)

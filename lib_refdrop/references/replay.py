@@ -1,24 +1,25 @@
-"""From a trajectory back to features: the UNet is called again on the latents it saw.
+"""From a trajectory back to features: the model is called again on the latents it saw.
 
-K and V of a layer are functions of the UNet's input, so on the same model the replay gives what a recording would have
+K and V of a layer are functions of the model's input, so on the same model the replay gives what a recording would have
 kept, to rounding; on another model of the lineage it gives that model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..words import ReferenceProblem
-from .plan import Plan, preset
-from ..techniques.reference.recording import Recorder
-from .reference import Reference
 from ..model.layer import ModelCall, SiteInput
-from ..model.sites import BRANCHES, Lineage, Site
+from ..model.rows import Kind
+from ..model.sites import Lineage, Site
+from ..words import ReferenceProblem, first_line
+from .plan import Plan, preset
+from .reference import Reference
 
-Listener = Callable[[Site, SiteInput], None]
+if TYPE_CHECKING:
+    from ..techniques.reference.recording import Recording
 
 
 class Replays:
@@ -44,36 +45,46 @@ class Replays:
         """``done`` of ``total`` model calls are made. May raise to stop."""
 
 
-def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCall,
-           listen: Callable[[Listener | None], None], replays: Replays) -> Reference:
+def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCall, replays: Replays) -> Reference:
     """A reference in memory with the features that ``reference``'s trajectory of one pass stands for.
 
-    Runs inside ``call``, once for every call and branch recorded; ``listen`` sets who is told of the layers meanwhile.
+    Runs inside ``call``, once for every call and kind of row recorded. Raises :class:`ReferenceProblem` where that cannot be
+    done here.
     """
+    from ..techniques.reference.recording import Recording  # a replay is a recording, made later
+
     key = (reference.manifest.get("id"), reference.name, pass_name)
     found = replays.find(key)
     if found is not None:
         return found
-    recorder = Recorder(lineage, {}, replays.plan(lineage, reference, pass_name))
-    recorder.begin_pass(pass_name)
-    wanted = [(index, branch) for index in range(len(reference.passes[pass_name].calls)) for branch in BRANCHES
-              if index in reference.seen(pass_name, branch)]
-    for done, (index, branch) in enumerate(wanted):
+    if call.host is None or call.replay is None:
+        raise ReferenceProblem(f"Reference {reference.name!r} keeps only its trajectory, which cannot be replayed here; save it "
+                               "again with features.")
+    plan, calls = replays.plan(lineage, reference, pass_name), reference.passes[pass_name].calls
+    recording = Recording(lineage, {}, plan)
+    recording.begin_pass(pass_name)
+    levels = plan.chosen_of([calls[index].sigma for indices in reference.seen(pass_name).values() for index in indices])
+    wanted = sorted((index, kind) for kind, indices in reference.seen(pass_name).items() if kind.branch in plan.branches
+                    for index in indices if calls[index].sigma in levels)
+    places = [recording.place(each.sigma, each.visit, (0, 0)) for each in calls]
+    for done, (index, kind) in enumerate(wanted):
         replays.progress(done, len(wanted))
-        recorded, inputs = reference.passes[pass_name].calls[index], reference.inputs(pass_name, index, branch)
-        _check(reference, inputs, call.inputs(0))
-        place = recorder.call(recorded.sigma, recorded.visit, tuple(inputs["x"].shape[-2:]))
-        if recorder.wants(recorded.sigma, branch):
-            listen(_keeps(recorder, place, branch))
-            try:
-                call.run([inputs])
-            except RuntimeError as error:  # shapes that another extension's patches cannot take, or no memory
-                raise ReferenceProblem(f"The trajectory of reference {reference.name!r} could not be replayed here "
-                                       f"({error}); save it again with features.") from error
+        inputs = reference.inputs(pass_name, index, kind)
+        _check(reference, inputs, call.host.inputs(0))
+        recording.place(calls[index].sigma, calls[index].visit, tuple(inputs["x"].shape[-2:]))
+        try:
+            call.replay(inputs, partial(_keep, recording, places[index], kind))
+        except RuntimeError as error:  # shapes that another extension's patches cannot take, or no memory
+            raise ReferenceProblem(f"The trajectory of reference {reference.name!r} could not be replayed here "
+                                   f"({first_line(error)}); save it again with features.") from error
     replays.progress(len(wanted), len(wanted))
-    features = recorder.reference(reference.name)
+    features = recording.reference(reference.name)
     replays.keep(key, features)
     return features
+
+
+def _keep(recording: Recording, index: int, kind: Kind, site: Site, layer: SiteInput) -> None:
+    recording.keep(index, site, kind, layer, 0)
 
 
 def _check(reference: Reference, inputs: dict[str, Tensor], here: dict[str, Tensor]) -> None:
@@ -83,7 +94,3 @@ def _check(reference: Reference, inputs: dict[str, Tensor], here: dict[str, Tens
     if ours != theirs:
         raise ReferenceProblem(f"The trajectory of reference {reference.name!r} was recorded where the model takes its "
                                "prompt in another form, so it cannot be replayed here; save it again here or with features.")
-
-
-def _keeps(recorder: Recorder, place: int, branch: str) -> Listener:
-    return lambda site, layer: recorder.keep(place, site, branch, layer, 0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..words import ReferenceProblem
-from ..references.reference import FORMAT_VERSION, Call, PassRecord, Reference, check_names, passes_from
+from ..references.reference import FORMAT_VERSION, GIVEN, PassRecord, RecordedCall, Reference, check_names, passes_from
 from . import header
 
 
@@ -40,12 +40,12 @@ def read_reference(path: Path, name: str) -> Reference:
 
 def assembled(manifest: dict, names: Mapping) -> dict[str, PassRecord]:
     """What a manifest and the names of tensors say about the recorded passes. Raises ValueError and its kin."""
-    calls = {pass_name: [Call(float(sigma), int(visit)) for sigma, visit in listed]
+    calls = {pass_name: [RecordedCall(float(sigma), int(visit)) for sigma, visit in listed]
              for pass_name, listed in manifest["passes"].items()}
     if not isinstance(manifest["lineage"], str):
         raise ValueError("it has no lineage")
-    check_names(names, calls)
-    return passes_from(calls, names, int(manifest.get("kept", {}).get("stride", 1)))
+    check_names(names, calls, manifest[GIVEN] if int(manifest["format"]) > 1 else None)
+    return passes_from(calls, names, float(manifest.get("kept", {}).get("save_percent", 100)))
 
 
 def _checked(file: BinaryIO, path: Path, name: str) -> tuple[dict, dict[str, header.Entry], int, int]:

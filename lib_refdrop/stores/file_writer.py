@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class FileWriter:
         self._entries: dict[str, header.Entry] = {}
         self._room = min(max(expected // 100, 2**13), 2**20) // header.ALIGNMENT * header.ALIGNMENT
         self._end = 0
+        self._holes: dict[int, list[int]] = {}  # by size, where tensors stood that were dropped
         self._closed: Exception | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +65,19 @@ class FileWriter:
         name.encode()  # half a character cannot be written: UnicodeEncodeError is a ValueError
         tensor = tensor.detach().to("cpu").contiguous()
         with self._whole_or_nothing():
-            self._write(self._room + self._end, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
-            end = self._end + tensor.nbytes
-            self._entries[name] = header.Entry(header.NAMES[tensor.dtype], tuple(tensor.shape), self._end, end)
-            self._end = end
+            holes = self._holes.get(tensor.nbytes)
+            start = holes.pop() if holes else self._end
+            self._write(self._room + start, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            end = start + tensor.nbytes
+            self._entries[name] = header.Entry(header.NAMES[tensor.dtype], tuple(tensor.shape), start, end)
+            self._end = max(self._end, end)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """The room is used again by the next tensor of that size: features of one site are alike at every noise level."""
+        self._check_open()
+        for name in names:
+            entry = self._entries.pop(name)
+            self._holes.setdefault(entry.stop - entry.start, []).append(entry.start)
 
     def commit(self, manifest: dict) -> Saved:
         self._check_open()
@@ -93,6 +103,7 @@ class FileWriter:
 
     def _finish(self, manifest: str) -> None:
         """Writes the header and waits until everything is on the disk."""
+        self._close_holes()
         start = header.encode(self._entries, manifest)
         if len(start) > self._room:
             self._move_up(len(start) - self._room)
@@ -110,6 +121,19 @@ class FileWriter:
             self._read(start, memoryview(block))
             self._write(start + by, memoryview(block))
             place = start
+
+    def _close_holes(self) -> None:
+        """Moves tensors down over what was dropped: the format knows no holes."""
+        end = 0
+        for name, entry in sorted(self._entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+            size = entry.stop - entry.start
+            for done in range(0, size if entry.start > end else 0, _BLOCK):
+                block = memoryview(bytearray(min(_BLOCK, size - done)))
+                self._read(self._room + entry.start + done, block)
+                self._write(self._room + end + done, block)
+            self._entries[name] = entry._replace(start=end, stop=end + size)
+            end += size
+        self._end, self._holes = end, {}
 
     def _read(self, place: int, block: memoryview) -> None:
         self._partial.file.seek(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -33,6 +33,9 @@ class Writer(Protocol):
         Raises :class:`StoreProblem` where there is no room, with nothing left behind, and ValueError for a name that
         came before, a number type that no file can hold, or after the end.
         """
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Takes tensors back that were added. KeyError for one that was not."""
 
     def commit(self, manifest: dict) -> Saved:
         """Keeps what was added, whole, and sets ``manifest["name"]``. Raises :class:`StoreProblem`."""

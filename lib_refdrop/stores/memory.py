@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import NamedTuple
@@ -107,6 +107,10 @@ class MemoryWriter:
         if self._bytes > self._reserved:
             self._reserved = self._bytes
             self._count(self._bytes)
+
+    def drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._bytes -= _held(self._tensors.pop(name))
 
     def commit(self, manifest: dict) -> Saved:
         if self._closed:

@@ -8,7 +8,7 @@ from typing import Any
 from modules import shared
 from tqdm import tqdm
 
-from ..words import ReferenceProblem
+from ..words import Interrupted, ReferenceProblem
 from ..references.plan import Picture, Plan, estimate, preset, within
 from ..references.reference import Reference
 from ..references.replay import Replays
@@ -60,7 +60,7 @@ class HostReplays(Replays):
         return plan
 
     def progress(self, done: int, total: int) -> None:
-        """Shows it where the host shows its own. Raises :class:`ReferenceProblem` when the user interrupts."""
+        """Shows it where the host shows its own. Raises :class:`Interrupted` when the user does."""
         if self._bar is None:
             self._bar = tqdm(total=total, desc="RefDrop replays the reference")
         self._bar.update(done - self._bar.n)
@@ -71,7 +71,7 @@ class HostReplays(Replays):
             self._bar = None
         if stopped:
             shared.state.textinfo = None
-            raise ReferenceProblem("The generation was interrupted while its reference was replayed.")
+            raise Interrupted("The generation was interrupted while its reference was replayed.")
 
 
 def _model_key(p: Any) -> tuple:

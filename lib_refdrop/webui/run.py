@@ -12,13 +12,15 @@ from modules import shared
 
 from ..words import RefDropError
 from ..hosts import Attachment, find_adapter
-from ..techniques.reference.recording import Recorder
+from ..techniques.reference.guidance import Guidance
+from ..techniques.reference.recording import Recording
+from ..techniques.reference.strength import Strength
 from ..references.reference import Reference
-from ..techniques.sampling_pass import Outcome, Session
+from ..techniques.sampling_pass import SamplingPass
+from ..techniques.technique import Outcome, Technique
 from ..settings import Settings
 from ..model.sites import Lineage
 from ..words import said
-from .guard import GuardedSession
 from .infotext import NOTE, written_keys
 from .messages import complain, interrupted, show, stop
 from .options import INNER_PASSES, option
@@ -74,8 +76,8 @@ class Run:
         self._batch, self._passes = 0, 0
         self._uses = ExitStack()
         self._reference: Reference | None = None
-        self._recorder: Recorder | None = None
-        self._session: Session | None = None
+        self._recording: Recording | None = None
+        self._pass: SamplingPass | None = None
         self._attachment: Attachment | None = None
         self._done = Outcome()
         self._written: list[str] = []
@@ -101,7 +103,7 @@ class Run:
             if self._settings.mode == "Use":
                 hires = self._settings.enabled_hr and getattr(self._p, "enable_hr", False)
                 for pass_name in ("base", "hires") if hires else ("base",):
-                    Session(lineage, self._settings.sections, guides=self._guides(), pass_name=pass_name)
+                    Guidance(self._guides(), lineage, pass_name)
             else:
                 plan, size = plan_for(self._p, self._settings, lineage, adapter.element_size(self._p))
                 shared.state.textinfo = f"RefDrop saves about {said(size)}. {plan.explanation}"
@@ -135,17 +137,12 @@ class Run:
     def end_pass(self) -> None:
         """The pass is over: lets go of the model and asks what happened."""
         self.detach()
-        session, self._session = self._session, None
-        if session is None or not session.outcome.calls or not self._active:
+        sampling_pass, self._pass = self._pass, None
+        if sampling_pass is None or not self._active or interrupted():
             return
-        try:
-            outcome = session.outcome if interrupted() else session.finish()
-        except RefDropError as problem:
-            self._give_up(RefDropError(" ".join(session.outcome.notes)) if session.outcome.notes else problem)
-            return
-        self._done.calls += outcome.calls
-        self._done.guided_calls += outcome.guided_calls
-        self._done.notes += [note for note in outcome.notes if note not in self._done.notes]
+        outcomes = sampling_pass.finish()
+        if self._active and outcomes:
+            self._done.add(outcomes[0])
 
     def end_batch(self) -> None:
         """A batch is sampled: keeps the reference, or says how far it was guided."""
@@ -180,57 +177,56 @@ class Run:
         """Lets a session into the pass: to guide or save where that is ``wanted``, and to remember the pictures."""
         adapter = find_adapter(self._p)
         lineage, element_size = adapter.lineage(self._p), adapter.element_size(self._p)
-        recorders, guides, sections = [], [], self._settings.sections if wanted else ()
+        techniques: list[Technique] = []
         if wanted and self._settings.mode == "Use":
-            guides = self._guides()
+            replays = HostReplays(self._p, self._shelf.replays, element_size)
+            techniques.append(Guidance(self._guides(), lineage, pass_name, replays))
         elif wanted:
-            recorders.append(self._recorder_for(pass_name, lineage, element_size))
+            techniques.append(self._recording_for(pass_name, lineage, element_size))
         if self._recent and pass_name == "base":
-            recorders += self._recent.recorders(lineage, self._batch)
-        session = Session(lineage, sections, recorders, guides, pass_name,
-                          HostReplays(self._p, self._shelf.replays, element_size))
-        self._attachment = adapter.attach(self._p, GuardedSession(session, self._give_up))
-        self._session = session
+            techniques += self._recent.recordings(lineage, self._batch)
+        self._pass = SamplingPass(techniques, self._give_up)
+        self._attachment = adapter.attach(self._p, self._pass)
         self._passes += wanted
 
-    def _guides(self) -> list[tuple[Reference, float]]:
-        return [(self._reference, self._settings.rfg)]
+    def _guides(self) -> list[tuple[Reference, Strength]]:
+        return [(self._reference, Strength(self._settings.rfg, self._settings.sections))]
 
-    def _recorder_for(self, pass_name: str, lineage: Lineage, element_size: int) -> Recorder:
+    def _recording_for(self, pass_name: str, lineage: Lineage, element_size: int) -> Recording:
         """The recorder of this generation, which writes into the store as the run goes. Raises :class:`StoreProblem`."""
-        if self._recorder is None or pass_name == "base":
+        if self._recording is None or pass_name == "base":
             self._forget_recording()
             made = provenance(self._p)
             name = self._settings.reference.strip() or default_name(made["prompt"], made["seed"])
             plan, size = plan_for(self._p, self._settings, lineage, element_size)
             writer = self._shelf.store(self._settings.store).writer(name, self._settings.replace, size)
-            self._recorder = Recorder(lineage, made, plan, writer, images=self._p.batch_size)
-        self._recorder.begin_pass(pass_name)
-        return self._recorder
+            self._recording = Recording(lineage, made, plan, writer)
+        self._recording.begin_pass(pass_name)
+        return self._recording
 
     def _forget_recording(self) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            recorder.abort()
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.abort()
 
     def _save(self) -> None:
         if interrupted():
             self._forget_recording()
             self._tell("The generation was interrupted, so no reference was saved.")
             return
-        recorder, self._recorder = self._recorder, None
-        if recorder is None:
+        recording, self._recording = self._recording, None
+        if recording is None:
             self._tell(_NO_PASS + ", so no reference was saved.")
             return
         try:
-            saved = recorder.commit()
+            saved = recording.commit()
         except RefDropError as problem:
             self._give_up(problem)
             return
         finally:
-            recorder.abort()
+            recording.abort()
         self._write(saved.name)
-        self._tell(" ".join([self._shelf.describe(saved), recorder.plan.explanation, *self._done.notes]))
+        self._tell(" ".join([self._shelf.describe(saved), recording.plan.explanation, *self._done.notes]))
 
     def _report_use(self) -> None:
         name = self._reference.name
@@ -238,10 +234,12 @@ class Run:
             self._tell(_NO_PASS + ", so nothing was guided.")
         elif self._settings.rfg == 0:
             self._tell("The coefficient is 0, so nothing was guided.")
-        elif self._done.guided_calls:
+        elif self._done.acted:
             self._write(name)
-            guided, calls = self._done.guided_calls, self._done.calls
-            how_much = "throughout" if guided == calls else f"in {guided} of {calls} model calls"
+            done = self._done
+            how_much = "throughout" if done.acted_on_all == done.calls else f"in {done.acted} of {done.calls} model calls"
+            if done.acted_on_all < done.acted:
+                how_much += f", on all rows in {done.acted_on_all}"
             self._tell(" ".join([f"Guided by {name!r} at {self._settings.rfg:g}, {how_much}.", *self._done.notes]))
         elif not interrupted():
             self._give_up(RefDropError(" ".join(self._done.notes) or "The model's self-attention never ran, so nothing "
@@ -258,7 +256,7 @@ class Run:
         """No guidance and no save from here on; the generation stops, or goes on plain, as the user chose."""
         self._active = False
         self.detach()
-        self._session = None
+        self._pass = None
         self._forget_recording()
         if self._settings.on_problem == "Stop":
             stop(self._p, problem)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lib_refdrop.references.plan import MEGABYTE, PRESETS, Picture, estimate, preset, tokens
-from lib_refdrop.techniques.reference.recording import Recorder
-from lib_refdrop.techniques.sampling_pass import Session
-from lib_refdrop.model.sites import SECTIONS, Lineage
+from lib_refdrop.techniques.reference.recording import Recording
+from lib_refdrop.techniques.sampling_pass import SamplingPass
+from lib_refdrop.model.sites import Lineage
 from lib_refdrop.stores import DiskStore
 
 from . import original
@@ -58,16 +58,16 @@ def estimates(model: Model) -> dict[str, int]:
 def _write(unet: torch.nn.Module, model: Model, name: str, expected: int, folder: Path) -> tuple[int, int]:
     """Saves a reference, as a generation does, and removes it. Its bytes and files, as they lay on the disk."""
     place, lineage = folder / "sizes", model.lineage
-    recorder = Recorder(lineage, {}, preset(name, lineage), DiskStore(place).writer(name, expected=expected))
+    recording = Recording(lineage, {}, preset(name, lineage), DiskStore(place).writer(name, expected=expected))
     try:
-        recorder.begin_pass("base")
-        with attached(unet, Session(lineage, SECTIONS, [recorder])):
+        recording.begin_pass("base")
+        with attached(unet, SamplingPass([recording])):
             Scene.of(model, unet, "cpu", seed=1).draw(unet)
-        recorder.commit()
+        recording.commit()
         files = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
         return sum(files), len(files)
     finally:
-        recorder.abort()
+        recording.abort()
         shutil.rmtree(place, ignore_errors=True)
 
 

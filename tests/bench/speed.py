@@ -9,12 +9,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lib_refdrop.hosts.diffusers import guide, lineage_of
+from lib_refdrop.hosts import diffusers
+from lib_refdrop.hosts.diffusers import lineage_of
+from lib_refdrop.model.rows import Row
 from lib_refdrop.references.plan import PRESETS, estimate, preset
-from lib_refdrop.techniques.reference.recording import Recorder
+from lib_refdrop.techniques.reference.guidance import Guidance
+from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.references.replay import Replays
-from lib_refdrop.techniques.sampling_pass import Session
-from lib_refdrop.model.sites import SECTIONS
+from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.stores import DiskStore, Saved
 
 from . import original
@@ -43,29 +45,29 @@ class Generations:
 
     def save(self, *presets: str, place: str = _TIMED, scene: Scene | None = None) -> list[Saved]:
         """References of one generation on the disk, one of each preset, named like it."""
-        store, recorders = DiskStore(self.folder / place), []
+        store, recordings = DiskStore(self.folder / place), []
         try:
             for name in presets:
                 plan = preset(name, self.lineage)
                 writer = store.writer(name, expected=estimate(plan, self.lineage, self.picture))
-                recorders.append(Recorder(self.lineage, {}, plan, writer))
-                recorders[-1].begin_pass("base")
-            with attached(self.unet, Session(self.lineage, SECTIONS, recorders), self._rows):
+                recordings.append(Recording(self.lineage, {}, plan, writer))
+                recordings[-1].begin_pass("base")
+            with attached(self.unet, SamplingPass(recordings), self._rows):
                 (scene or self._scene).draw(self.unet)
-            return [recorder.commit() for recorder in recorders]
+            return [recording.commit() for recording in recordings]
         finally:
-            for recorder in recorders:
-                recorder.abort()
+            for recording in recordings:
+                recording.abort()
 
     def use(self, name: str, replays: Replays | None = None) -> Tensor:
         """The picture, guided by a reference from the disk. RuntimeError where it was not guided throughout."""
         with DiskStore(self.folder / _KEPT).using(name) as reference:
-            session = Session(self.lineage, SECTIONS, guides=[(reference, C)], replays=replays)
-            with attached(self.unet, session, self._rows):
+            sampling_pass = SamplingPass([Guidance([(reference, C)], self.lineage, replays=replays)])
+            with attached(self.unet, sampling_pass, self._rows):
                 latent = self._scene.draw(self.unet)
-            outcome = session.finish()
-        if not outcome.guided_calls == outcome.calls == self.picture.steps:
-            raise RuntimeError(f"guided {outcome.guided_calls} of {outcome.calls} calls, not {self.picture.steps}")
+            outcome = sampling_pass.finish()[0]
+        if not outcome.acted == outcome.calls == self.picture.steps:
+            raise RuntimeError(f"guided {outcome.acted} of {outcome.calls} calls, not {self.picture.steps}")
         return latent
 
     def save_original(self, place: str = _TIMED, scene: Scene | None = None) -> None:
@@ -92,9 +94,10 @@ class Generations:
 
 
 @contextmanager
-def attached(unet: nn.Module, session: Session, rows: Sequence[str] = BOTH) -> Iterator[None]:
-    """``session`` records or guides, as in a web UI, while the block runs."""
-    with guide(unet, session, lambda batch: rows, alphas_cumprod()):
+def attached(unet: nn.Module, sampling_pass: SamplingPass, branches: Sequence[str] = BOTH) -> Iterator[None]:
+    """Techniques take part, as in a web UI, while the block runs."""
+    rows = [Row(branch) for branch in branches]
+    with diffusers.attached(unet, sampling_pass, lambda batch: rows, alphas_cumprod()):
         yield
 
 

@@ -18,10 +18,13 @@ for folder in (ROOT, ROOT / "examples"):
 
 from demo.model import new_pipeline  # noqa: E402
 
-from lib_refdrop.hosts.diffusers import guide, lineage_of  # noqa: E402
+from lib_refdrop.hosts.diffusers import attached, lineage_of  # noqa: E402
 from lib_refdrop.references.plan import preset  # noqa: E402
-from lib_refdrop.techniques.reference.recording import Recorder  # noqa: E402
-from lib_refdrop.techniques.sampling_pass import Session  # noqa: E402
+from lib_refdrop.techniques.reference.guidance import Guidance  # noqa: E402
+from lib_refdrop.techniques.reference.recording import Recording  # noqa: E402
+from lib_refdrop.techniques.reference.strength import Strength  # noqa: E402
+from lib_refdrop.model.rows import Row  # noqa: E402
+from lib_refdrop.techniques.sampling_pass import SamplingPass  # noqa: E402
 from lib_refdrop.model.sites import SECTIONS  # noqa: E402
 
 SAMPLERS = {"euler": EulerDiscreteScheduler, "heun": HeunDiscreteScheduler, "dpm": DPMSolverMultistepScheduler}
@@ -34,13 +37,14 @@ class Studio:
         self.pipeline, self.unet = pipeline, pipeline.unet
         self.lineage = lineage_of(self.unet)
 
-    def draw(self, session: Session | None = None, prompt="a pirate", seed=1, batch=1, steps=4, size=64, sampler="euler",
+    def draw(self, sampling_pass: SamplingPass | None = None, prompt="a pirate", seed=1, batch=1, steps=4, size=64, sampler="euler",
              cfg=5.0) -> torch.Tensor:
         pipeline = self.pipeline
         pipeline.scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config, timestep_spacing="linspace")
-        rows = (lambda n: ["uncond"] * (n // 2) + ["cond"] * (n // 2)) if cfg > 1 else (lambda n: ["cond"] * n)
-        attached = guide(self.unet, session, rows, pipeline.scheduler.alphas_cumprod) if session else nullcontext()
-        with attached:
+        branches = ("uncond", "cond") if cfg > 1 else ("cond",)
+        rows = [Row(branch, image) for branch in branches for image in range(batch)]
+        alphas = pipeline.scheduler.alphas_cumprod
+        with attached(self.unet, sampling_pass, lambda n: rows, alphas) if sampling_pass else nullcontext():
             return pipeline([prompt] * batch, num_inference_steps=steps, height=size, width=size, guidance_scale=cfg,
                             generator=[torch.Generator().manual_seed(seed + i) for i in range(batch)],
                             output_type="latent").images
@@ -48,16 +52,23 @@ class Studio:
     def record(self, save_percent=100.0, sections=SECTIONS, sigmas=None, plan=None, **picture):
         """A reference of one picture, exact unless ``plan`` says otherwise, and the picture."""
         plan = replace(plan or preset("Exact", self.lineage), percent=save_percent)
-        recorder = Recorder(self.lineage, {"seed": picture.get("seed", 1)}, plan)
-        recorder.begin_pass("base", sigmas)
-        image = self.draw(Session(self.lineage, sections, recorders=[recorder]), **picture)
-        return recorder.reference("ref"), image
+        plan = replace(plan, sites={site: how for site, how in plan.sites.items() if site.section in sections})
+        recording = Recording(self.lineage, {"seed": picture.get("seed", 1)}, plan)
+        recording.begin_pass("base", sigmas)
+        sampling_pass = SamplingPass([recording])
+        image = self.draw(sampling_pass, **picture)
+        sampling_pass.finish()
+        return recording.reference("ref"), image
 
     def use(self, reference, c, sections=SECTIONS, **picture):
-        """The picture guided by a reference, and what the session says of it."""
-        session = Session(self.lineage, sections, guides=[(reference, c)])
-        image = self.draw(session, **picture)
-        return image, session.finish()
+        """The picture guided by a reference, and what became of it."""
+        sampling_pass = self.guiding(reference, c, sections)
+        image = self.draw(sampling_pass, **picture)
+        return image, sampling_pass.finish()[0]
+
+    def guiding(self, reference, c, sections=SECTIONS, replays=None) -> SamplingPass:
+        """A pass in which a reference guides."""
+        return SamplingPass([Guidance([(reference, Strength(c, sections))], self.lineage, replays=replays)])
 
 
 @pytest.fixture(scope="session")

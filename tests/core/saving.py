@@ -42,7 +42,7 @@ def save(store: DiskStore, seed: int, name: str, replace: bool = False) -> str:
     writer = store.writer(name, replace, expected=COUNT * NUMBERS * 8)
     for each, tensor in tensors_of(seed).items():
         writer.add(each, tensor)
-    return writer.commit({"format": FORMAT_VERSION, "lineage": "x", "passes": {"base": [[1.0, 0]]}, "seed": seed}).name
+    return writer.commit({"format": FORMAT_VERSION, "lineage": "x", "passes": {"base": [[1.0, 0]]}, "given": {}, "seed": seed}).name
 
 
 def _save_many(folder: Path, seed: int, count: int) -> None:

@@ -10,8 +10,11 @@ import torch
 from lib_refdrop.references.ahead import Ahead
 from lib_refdrop.references.plan import RECIPES
 from lib_refdrop.references.reference import Key
-from lib_refdrop.techniques.sampling_pass import Session
-from lib_refdrop.model.sites import COND, SECTIONS
+from lib_refdrop.techniques.reference.guidance import Guidance
+from lib_refdrop.model.rows import Kind
+from lib_refdrop.techniques.sampling_pass import SamplingPass
+
+COND = Kind("cond")
 
 
 def test_without_cuda_features_are_handed_out_as_they_are_kept(studio):
@@ -23,13 +26,13 @@ def test_without_cuda_features_are_handed_out_as_they_are_kept(studio):
     assert ahead.take(list(studio.lineage.sites)[1], COND) is None
 
 
-class _NoWaiting(Session):
-    """A session in whose layers waiting for the GPU is an error."""
+class _NoWaiting(SamplingPass):
+    """A pass in whose layers waiting for the GPU is an error."""
 
-    def at(self, *args):
+    def attention(self, *args):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return super().at(*args)
+            return super().attention(*args)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -43,9 +46,9 @@ def test_on_cuda_the_picture_is_the_same_and_no_layer_waits(studio, name):
     expected, _ = studio.use(reference, 0.4, seed=3, steps=10)
     studio.pipeline.to("cuda")
     try:
-        session = _NoWaiting(studio.lineage, SECTIONS, guides=[(reference, 0.4)])
-        made = studio.draw(session, seed=3, steps=10).cpu()
-        assert session.finish().guided_calls == 10
+        sampling_pass = _NoWaiting([Guidance([(reference, 0.4)], studio.lineage)])
+        made = studio.draw(sampling_pass, seed=3, steps=10).cpu()
+        assert sampling_pass.finish()[0].acted == 10
     finally:
         studio.pipeline.to("cpu")
     assert torch.allclose(made, expected, atol=0.02 * float(expected.abs().max()))

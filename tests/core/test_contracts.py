@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from lib_refdrop.words import ReferenceProblem
-from lib_refdrop.hosts.diffusers import guide, lineage_of, self_attentions
-from lib_refdrop.techniques.sampling_pass import Session
+from lib_refdrop.hosts.diffusers import attached, lineage_of, self_attentions
+from lib_refdrop.model.rows import Kind, Row
+from lib_refdrop.techniques.reference.guidance import Guidance
+from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.model.sites import SECTIONS, Lineage, Site, SiteShape
 
 
@@ -25,7 +27,7 @@ def test_zero_coefficient_is_bit_identical_to_off(studio):
     reference, _ = studio.record(seed=4)
     image, outcome = studio.use(reference, 0.0, seed=9, batch=2)
     assert torch.equal(image, studio.draw(seed=9, batch=2))
-    assert outcome.guided_calls == 0
+    assert outcome.acted == 0
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm"])
@@ -33,7 +35,7 @@ def test_zero_coefficient_is_bit_identical_to_off(studio):
 def test_own_seed_gives_the_own_picture_at_every_c(studio, sampler, c):
     reference, image = studio.record(seed=4, sampler=sampler)
     again, outcome = studio.use(reference, c, seed=4, sampler=sampler)
-    assert outcome.guided_calls == outcome.calls > 0
+    assert outcome.acted == outcome.calls > 0
     assert (again - image).abs().max() < 1e-4
 
 
@@ -50,7 +52,7 @@ def test_another_sampler_steps_size_and_batch_are_served(studio):
     reference, _ = studio.record(seed=4, steps=20, sampler="euler")
     image, outcome = studio.use(reference, 0.3, seed=9, steps=12, sampler="heun", batch=4, size=96)
     assert image.shape[0] == 4 and torch.isfinite(image).all()
-    assert outcome.calls == 23 == outcome.guided_calls  # Heun calls the model 2N−1 times
+    assert outcome.calls == 23 == outcome.acted  # Heun calls the model 2N−1 times
     assert not torch.equal(image, studio.draw(seed=9, steps=12, sampler="heun", batch=4, size=96))
 
 
@@ -64,8 +66,8 @@ def test_every_picture_of_a_batch_is_guided_as_it_would_be_alone(studio):
 
 def layer_by_layer(studio, reference, rows, sample, condition):
     """One model call with a given layout of branches."""
-    session = Session(studio.lineage, SECTIONS, guides=[(reference, 0.6)])
-    with guide(studio.unet, session, lambda n: rows, studio.pipeline.scheduler.alphas_cumprod), torch.no_grad():
+    rows = [Row(branch) for branch in rows]
+    with attached(studio.unet, studio.guiding(reference, 0.6), lambda n: rows, studio.pipeline.scheduler.alphas_cumprod), torch.no_grad():
         return studio.unet(sample, 999, condition).sample
 
 
@@ -85,7 +87,7 @@ def test_branches_are_read_from_the_host_in_any_layout(studio):
 def test_a_reference_without_one_branch_serves_both_and_says_so(studio):
     reference, _ = studio.record(seed=4, cfg=1.0)
     _, outcome = studio.use(reference, 0.3, seed=9, cfg=5.0)
-    assert outcome.guided_calls == outcome.calls
+    assert outcome.acted == outcome.calls
     assert "without the unconditional branch" in outcome.notes[0]
 
 
@@ -95,7 +97,7 @@ def test_nothing_is_left_behind(studio):
     studio.use(reference, 0.3, seed=9)
     assert state_of(studio.unet) == before
     with pytest.raises(ZeroDivisionError):
-        with guide(studio.unet, Session(studio.lineage, SECTIONS), lambda n: [], studio.pipeline.scheduler.alphas_cumprod):
+        with attached(studio.unet, SamplingPass([]), lambda n: [], studio.pipeline.scheduler.alphas_cumprod):
             raise ZeroDivisionError
     assert state_of(studio.unet) == before
 
@@ -131,8 +133,8 @@ def test_the_processor_that_is_there_makes_the_plain_half(studio):
 def test_another_lineage_is_refused_in_one_sentence(studio):
     reference, _ = studio.record(seed=4)
     sdxl = Lineage({Site("output", n, i): SiteShape(10, 640 if n > 2 else 1280) for n in range(7) for i in range(10)})
-    with pytest.raises(ReferenceProblem, match="was made with a model with 11 self-attention layers, this model is SDXL"):
-        Session(sdxl, SECTIONS, guides=[(reference, 0.3)])
+    with pytest.raises(ReferenceProblem, match=r"was made with a model with 11 self-attention layers \(.*\), this model is SDXL"):
+        Guidance([(reference, 0.3)], sdxl)
 
 
 def test_layers_left_out_are_neither_saved_nor_guided(studio):
@@ -148,19 +150,19 @@ def test_save_percent_keeps_exactly_the_first_steps(studio, known):
     sigmas = [call.sigma for call in whole.passes["base"].calls] if known else None
     part, image = studio.record(save_percent=25, sigmas=sigmas, seed=4, steps=8)
     record = part.passes["base"]
-    assert sorted(record.kept["cond"]) == [0, 1]
+    assert sorted(record.kept[Kind("cond")]) == [0, 1]
     assert part.nbytes * 4 == whole.nbytes
     guided, outcome = studio.use(part, 0.5, seed=9, steps=8)
-    assert outcome.guided_calls == 2  # silent where nothing was kept
+    assert outcome.acted == 2  # silent where nothing was kept
     assert not torch.equal(guided, studio.draw(seed=9, steps=8))
 
 
 def test_a_run_that_was_not_guided_at_all_says_so(studio):
     part, _ = studio.record(save_percent=10, seed=4, steps=10)
-    session = Session(studio.lineage, SECTIONS, guides=[(part, 0.3)])
-    session.begin_call(0.05, ["cond"])
+    sampling_pass = studio.guiding(part, 0.3)
+    sampling_pass.call(0.05, [Row("cond")])
     with pytest.raises(ReferenceProblem, match="no features at the noise levels"):
-        session.finish()
+        sampling_pass.finish()
 
 
 def test_nan_is_not_saved(studio):

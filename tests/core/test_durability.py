@@ -144,9 +144,9 @@ def test_a_small_file_system_that_fills_up(tmp_path):
         writer = store.writer("big")  # of unknown size
         with pytest.raises(StoreProblem, match="'big' could not be saved.*the disk is full"):
             for n in range(40):
-                writer.add(f"base/given/cond/{n}", torch.zeros(2**20, dtype=torch.uint8))
+                writer.add(f"base/given/0/{n}", torch.zeros(2**20, dtype=torch.uint8))
         with pytest.raises(StoreProblem, match="the disk is full"):
-            writer.add("base/given/cond/more", torch.zeros(1))
+            writer.add("base/given/0/more", torch.zeros(1))
         assert [path.name for path in tmp_path.iterdir()] == ["earlier.safetensors"] and is_whole(store.load("earlier"))
         with pytest.raises(StoreProblem, match="the disk is full"):
             store.writer("big", expected=20 * 2**20)
@@ -178,7 +178,7 @@ def damaged(tmp_path):
     """A small reference's file, and a check: as it is now, it reads the same or is refused in one sentence."""
     store = DiskStore(tmp_path)
     tensors = {f"base/000{call}/output.3.0/cond/{part}": torch.rand(4, 8).half() for call in (0, 1) for part in "kv"}
-    tensors["base/given/cond/context"] = torch.rand(3).double()
+    tensors["base/given/0/context"] = torch.rand(3).double()
     path = fill(store.writer("hero"), tensors).commit(make_manifest()).path
     whole = store.load("hero")
     content = {name: whole.features[name] for name in whole.features}
@@ -328,7 +328,7 @@ def tensors(draw):
 
 
 LETTERS = st.characters(blacklist_categories=["Cs"], blacklist_characters="/")
-NAMES = st.text(LETTERS, max_size=12).map("base/given/cond/{}".format)
+NAMES = st.text(LETTERS, max_size=12).map("base/given/0/{}".format)
 
 
 def bits(tensor):

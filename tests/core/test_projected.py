@@ -20,7 +20,7 @@ def projections(monkeypatch) -> list:
 
 
 def test_steps_that_one_level_serves_share_its_k_and_v(studio, projections, monkeypatch):
-    reference, _ = studio.record(plan=Recipe(stride=4).plan("sparse", studio.lineage), steps=8)
+    reference, _ = studio.record(plan=Recipe(levels=2).plan("sparse", studio.lineage), steps=8)
     shared, _ = studio.use(reference, 0.4, seed=2, steps=8)
     assert len(projections) == 2 * 2 * len(studio.lineage.sites)  # two levels, two branches
     monkeypatch.setattr(guide, "Projected", lambda: Projected(limit=0))

@@ -9,11 +9,11 @@ from lib_refdrop.references.codec import Representation
 from lib_refdrop.words import ReferenceProblem
 from lib_refdrop.references.plan import RECIPES, Plan, Recipe, preset
 from lib_refdrop.references.recode import recode
-from lib_refdrop.model.sites import BRANCHES, COND
+from lib_refdrop.model.rows import BRANCHES, COND, Kind
 
 RECIPES_TRIED = {
-    **RECIPES, "merged": Recipe("int8", (4, 2)), "half": Recipe(stride=3, branches=(COND,), sections=("output",)),
-    "fp16": Recipe("fp16", (2,), stride=2, trajectory=False), "merged where many": Recipe("int8", (2,), merge_over=100)}
+    **RECIPES, "merged": Recipe("int8", (4, 2)), "half": Recipe(levels=2, branches=(COND,), sections=("output",)),
+    "fp16": Recipe("fp16", (2,), levels=2, trajectory=False), "merged where many": Recipe("int8", (2,), merge_over=100)}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def whole(studio):
 @pytest.mark.parametrize("name, percent", [(name, 40.0 if name == "merged" else 100.0) for name in RECIPES_TRIED])
 def test_it_equals_a_recording_by_the_same_plan(studio, whole, name, percent):
     plan = RECIPES_TRIED[name].plan(name, studio.lineage, percent)
-    made, _ = studio.record(plan=plan, save_percent=percent, seed=4)
+    made, _ = studio.record(plan=plan, save_percent=percent, sigmas=[call.sigma for call in whole.passes["base"].calls], seed=4)
     again = recode(whole, plan)
     assert set(again.features) == set(made.features) and again.passes == made.passes
     assert all(torch.equal(again.features[each].float(), made.features[each].float()) for each in made.features)
@@ -33,13 +33,14 @@ def test_it_equals_a_recording_by_the_same_plan(studio, whole, name, percent):
 
 
 def test_what_is_coarser_already_stays(studio, whole):
-    small = recode(whole, Recipe("int4", (2,), stride=2, trajectory=False).plan("small", studio.lineage))
+    small = recode(whole, Recipe("int4", (2,), levels=2, trajectory=False).plan("small", studio.lineage))
     again = recode(small, preset("Exact", studio.lineage))
     assert set(again.features) == set(small.features) and again.passes == small.passes
     assert all(torch.equal(again.features[each], small.features[each]) for each in small.features)
-    assert again.manifest["kept"]["stride"] == 2 and not again.manifest["kept"]["trajectory"]
-    fewer = recode(small, Recipe("int8", stride=4).plan("fewer", studio.lineage))
-    assert fewer.passes["base"].kept == {branch: frozenset({0}) for branch in BRANCHES}
+    assert again.manifest["kept"]["levels"] is None and not again.manifest["kept"]["trajectory"]
+    fewer = recode(small, Recipe("int8", levels=1).plan("fewer", studio.lineage))
+    assert fewer.passes["base"].kept.keys() == {Kind(branch) for branch in BRANCHES}
+    assert all(len(calls) == 1 for calls in fewer.passes["base"].kept.values())
 
 
 def test_merged_tokens_keep_their_weights(studio):
@@ -49,7 +50,7 @@ def test_merged_tokens_keep_their_weights(studio):
     rounded = recode(merged, Recipe("int8", pools=(2,)).plan("rounded", studio.lineage))
     weights = {name for name in merged.features if name.endswith("/w")}
     assert weights and all(torch.equal(merged.features[name], rounded.features[name]) for name in weights)
-    assert studio.use(rounded, 0.3, **picture)[1].guided_calls
+    assert studio.use(rounded, 0.3, **picture)[1].acted
 
 
 def test_k_and_v_need_the_model(studio, whole):

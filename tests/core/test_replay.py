@@ -7,10 +7,10 @@ import torch
 
 from lib_refdrop.words import ReferenceProblem
 from lib_refdrop.references.plan import preset
-from lib_refdrop.techniques.reference.recording import Recorder
+from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.references.replay import Replays
-from lib_refdrop.techniques.sampling_pass import Session
-from lib_refdrop.model.sites import SECTIONS
+from lib_refdrop.techniques.sampling_pass import SamplingPass
+from lib_refdrop.model.rows import Kind
 
 from .test_contracts import state_of
 
@@ -50,7 +50,7 @@ def test_a_replay_guides_as_the_recorded_features_do(studio, sampler, cfg):
     for c in (0.3, -0.5):
         recorded, _ = studio.use(exact, c, **other)
         replayed, outcome = studio.use(trajectory, c, **other)
-        assert outcome.guided_calls == outcome.calls > 0
+        assert outcome.acted == outcome.calls > 0
         assert (replayed - recorded).abs().max() < 1e-4
 
 
@@ -62,17 +62,17 @@ def test_the_own_picture_comes_back(studio, tiny):
 def test_it_is_computed_once_and_told_about(studio, tiny):
     replays = Counting()
     for seed in (9, 10):
-        session = Session(studio.lineage, SECTIONS, guides=[(tiny[0], 0.3)], replays=replays)
-        studio.draw(session, seed=seed)
-        assert session.finish().guided_calls == 4
+        sampling_pass = studio.guiding(tiny[0], 0.3, replays=replays)
+        studio.draw(sampling_pass, seed=seed)
+        assert sampling_pass.finish()[0].acted == 4
     assert replays.told[0] == (0, 8) and replays.told[-1] == (8, 8)  # four steps, two branches
     assert len([done for done, _ in replays.told if done == 0]) == 1
 
 
 def test_at_coefficient_zero_nothing_is_computed(studio, tiny):
     replays = Counting()
-    session = Session(studio.lineage, SECTIONS, guides=[(tiny[0], 0.0)], replays=replays)
-    assert torch.equal(studio.draw(session, seed=9), studio.draw(seed=9)) and not replays.told
+    sampling_pass = studio.guiding(tiny[0], 0.0, replays=replays)
+    assert torch.equal(studio.draw(sampling_pass, seed=9), studio.draw(seed=9)) and not replays.told
 
 
 def test_nothing_is_left_behind_when_a_replay_is_stopped(studio, tiny):
@@ -82,28 +82,29 @@ def test_nothing_is_left_behind_when_a_replay_is_stopped(studio, tiny):
                 raise ReferenceProblem("enough")
 
     before = state_of(studio.unet)
-    session = Session(studio.lineage, SECTIONS, guides=[(tiny[0], 0.3)], replays=Stopped())
+    sampling_pass = studio.guiding(tiny[0], 0.3, replays=Stopped())
+    assert torch.equal(studio.draw(sampling_pass, seed=9), studio.draw(seed=9))  # the host's model call goes on
+    assert state_of(studio.unet) == before and not sampling_pass.replaying
     with pytest.raises(ReferenceProblem, match="enough"):
-        studio.draw(session, seed=9)
-    assert state_of(studio.unet) == before and not session.replaying
+        sampling_pass.finish()
 
 
 def test_another_form_of_prompt_is_refused_in_one_sentence(studio, tiny):
-    reference = replace(tiny[0], features={**tiny[0].features, "base/given/cond/y": torch.zeros(7)})
+    reference = replace(tiny[0], features={**tiny[0].features, "base/given/0/y": torch.zeros(7)})
     with pytest.raises(ReferenceProblem, match="prompt in another form"):
         studio.use(reference, 0.3, seed=9)
 
 
 def test_every_picture_of_a_batch_can_be_remembered(studio):
-    recorders = [Recorder(studio.lineage, {}, preset("Tiny", studio.lineage), image=image, images=2) for image in (0, 1)]
-    for recorder in recorders:
-        recorder.begin_pass("base")
-    studio.draw(Session(studio.lineage, (), recorders), seed=4, batch=2)
-    remembered = [recorder.reference("ref") for recorder in recorders]
+    recordings = [Recording(studio.lineage, {}, preset("Tiny", studio.lineage), image=image) for image in (0, 1)]
+    for recording in recordings:
+        recording.begin_pass("base")
+    studio.draw(SamplingPass(recordings), seed=4, batch=2)
+    remembered = [recording.reference("ref") for recording in recordings]
     alone, _ = studio.record(plan=preset("Tiny", studio.lineage), seed=5)
-    for index in alone.seen("base", "cond"):
-        for branch in ("cond", "uncond"):
-            latent = alone.inputs("base", index, branch)["x"]
-            first, second = (each.inputs("base", index, branch)["x"] for each in remembered)
+    for index in alone.seen("base")[Kind("cond")]:
+        for kind in (Kind("cond"), Kind("uncond")):
+            latent = alone.inputs("base", index, kind)["x"]
+            first, second = (each.inputs("base", index, kind)["x"] for each in remembered)
             # Random weights are chaotic: what a batch rounds otherwise than one picture grows from step to step.
             assert (second - latent).abs().max() < 0.2 and (first - latent).abs().max() > 1

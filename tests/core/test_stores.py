@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_refdrop.words import ReferenceProblem, StoreProblem
-from lib_refdrop.references.reference import FORMAT_VERSION, Call, PassRecord, Reference, passes_from
+from lib_refdrop.model.rows import Kind
+from lib_refdrop.references.reference import FORMAT_VERSION, PassRecord, RecordedCall, Reference, passes_from
 from lib_refdrop.model.sites import Lineage, Site, SiteShape
 from lib_refdrop.stores import DiskStore, MemoryBudget, MemoryStore
 
@@ -22,7 +23,7 @@ LINEAGE = Lineage({Site("output", 3, 0): SiteShape(2, 8)})
 
 def make_manifest(**more):
     return {"format": FORMAT_VERSION, "lineage": LINEAGE.signature, "family": LINEAGE.family, "prompt": "a pirate",
-            "passes": {"base": [[10.0, 0], [1.0, 0]]}, **more}
+            "passes": {"base": [[10.0, 0], [1.0, 0]]}, "given": {"base": {"cond": [0, 0], "uncond": [1, 1]}}, **more}
 
 
 def make_reference(tokens=16, value=1.0):
@@ -35,9 +36,9 @@ def make_reference(tokens=16, value=1.0):
             tensors[f"{at}/output.3.0/{branch}/v"] = torch.rand(tokens, 8)
             tensors[f"{at}/x/{branch}"] = torch.rand(4, 8, 8).half()
             tensors[f"{at}/t/{branch}"] = torch.tensor(999 - call)
-            tensors[f"base/given/{branch}/context"] = torch.rand(7, 16).bfloat16()
+            tensors[f"base/given/{int(branch == 'uncond')}/context"] = torch.rand(7, 16).bfloat16()
     manifest = make_manifest(seed=7)
-    passes = passes_from({"base": [Call(*call) for call in manifest["passes"]["base"]]}, tensors)
+    passes = passes_from({"base": [RecordedCall(*call) for call in manifest["passes"]["base"]]}, tensors)
     return Reference("hero", manifest, passes, tensors, sum(tensor.nbytes for tensor in tensors.values()))
 
 
@@ -127,10 +128,11 @@ def test_a_read_only_folder():
 
 
 def test_the_nearest_recorded_noise_level_serves():
-    record = PassRecord((Call(10.0), Call(1.0), Call(0.1)), {"cond": frozenset({0, 1, 2})})
-    assert [record.nearest(sigma, 0, "cond") for sigma in (80, 9, 3.3, 3.1, 0.2, 0.001)] == [0, 0, 0, 1, 2, 2]
-    visits = PassRecord((Call(10.0), Call(1.0, 0), Call(1.0, 1)), {"cond": frozenset({0, 1, 2})})
-    assert [visits.nearest(1.0, visit, "cond") for visit in (0, 1, 5)] == [1, 2, 2]
+    cond = Kind("cond")
+    record = PassRecord((RecordedCall(10.0), RecordedCall(1.0), RecordedCall(0.1)), {cond: frozenset({0, 1, 2})})
+    assert [record.serving(sigma, 0, cond).call for sigma in (80, 9, 3.3, 3.1, 0.2, 0.001)] == [0, 0, 0, 1, 2, 2]
+    visits = PassRecord((RecordedCall(10.0), RecordedCall(1.0, 0), RecordedCall(1.0, 1)), {cond: frozenset({0, 1, 2})})
+    assert [visits.serving(1.0, visit, cond).call for visit in (0, 1, 5)] == [1, 2, 2]
 
 
 def test_a_reference_that_comes_tensor_by_tensor(store):
@@ -176,7 +178,7 @@ def test_tensors_that_a_writer_refuses(store, tmp_path):
         writer.commit(make_manifest())  # a K without its V: nobody could read it
     assert store.names() == []
     with pytest.raises(ValueError, match="complex64"):
-        DiskStore(tmp_path).writer("hero").add("base/given/cond/y", torch.zeros(1, dtype=torch.complex64))
+        DiskStore(tmp_path).writer("hero").add("base/given/0/y", torch.zeros(1, dtype=torch.complex64))
 
 
 def test_a_view_of_a_larger_tensor_is_kept_alone(store):
@@ -190,7 +192,7 @@ def test_a_view_of_a_larger_tensor_is_kept_alone(store):
 @pytest.mark.parametrize("expected", [0, 10**7])
 def test_room_for_the_header(tmp_path, expected):
     """Whether room was left for it or not, the file is the same to every reader, and little larger than its tensors."""
-    tensors = {f"base/given/cond/{'name ' * 20}{n}": torch.full((n % 50,), n) for n in range(300)}
+    tensors = {f"base/given/0/{'name ' * 20}{n}": torch.full((n % 50,), n) for n in range(300)}
     saved = fill(DiskStore(tmp_path).writer("hero", expected=expected), tensors).commit(make_manifest())
     assert all(torch.equal(value, tensors[name]) for name, value in load_file(saved.path).items())
     loaded = DiskStore(tmp_path).load("hero")
@@ -231,7 +233,7 @@ def peak():
 tensor, before = torch.ones(2**20), peak()
 writer = DiskStore({str(tmp_path)!r}).writer("hero")
 for n in range(16):
-    writer.add(f"base/given/cond/{{n}}", tensor + n)
+    writer.add(f"base/given/0/{{n}}", tensor + n)
 writer.commit({make_manifest()!r})
 reference = DiskStore({str(tmp_path)!r}).load("hero")
 for name in reference.features:

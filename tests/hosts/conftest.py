@@ -11,10 +11,11 @@ from torch import Tensor
 
 from lib_refdrop.hosts import find_adapter
 from lib_refdrop.references.plan import preset
-from lib_refdrop.techniques.reference.recording import Recorder
+from lib_refdrop.techniques.reference.guidance import Guidance
+from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.references.reference import Reference
-from lib_refdrop.techniques.sampling_pass import Outcome, Session
-from lib_refdrop.model.sites import SECTIONS
+from lib_refdrop.techniques.sampling_pass import SamplingPass
+from lib_refdrop.techniques.technique import Outcome
 
 from .tiny import UNet
 
@@ -28,21 +29,26 @@ def unet() -> UNet:
 def record(p: SimpleNamespace, sample: Callable[[], Tensor], keep: str = "Exact") -> tuple[Tensor, Reference]:
     """A pass that is recorded, and the reference made of it."""
     adapter = find_adapter(p)
-    recorder = Recorder(adapter.lineage(p), {}, preset(keep, adapter.lineage(p)))
-    recorder.begin_pass("base")
-    attachment = adapter.attach(p, Session(adapter.lineage(p), SECTIONS, recorders=[recorder]))
+    recording = Recording(adapter.lineage(p), {}, preset(keep, adapter.lineage(p)))
+    recording.begin_pass("base")
+    attachment = adapter.attach(p, SamplingPass([recording]))
     picture = sample()
     attachment.detach()
-    return picture, recorder.reference("hero")
+    return picture, recording.reference("hero")
 
 
 def guided(p: SimpleNamespace, sample: Callable[[], Tensor], reference: Reference,
            c: float = 0.4) -> tuple[Tensor, Outcome]:
     """A pass that is guided, and what it did."""
     adapter = find_adapter(p)
-    session = Session(adapter.lineage(p), SECTIONS, guides=[(reference, c)])
-    attachment = adapter.attach(p, session)
+    sampling_pass = guiding(p, reference, c)
+    attachment = adapter.attach(p, sampling_pass)
     try:
-        return sample(), session.finish()
+        return sample(), sampling_pass.finish()[0]
     finally:
         attachment.detach()
+
+
+def guiding(p: SimpleNamespace, reference: Reference, c: float = 0.5) -> SamplingPass:
+    """A pass in which a reference guides."""
+    return SamplingPass([Guidance([(reference, c)], find_adapter(p).lineage(p))])

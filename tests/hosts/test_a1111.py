@@ -11,10 +11,10 @@ import torch
 
 from lib_refdrop.words import RefDropError
 from lib_refdrop.hosts import find_adapter
-from lib_refdrop.techniques.sampling_pass import Session
-from lib_refdrop.model.sites import SECTIONS, Site
+from lib_refdrop.techniques.sampling_pass import SamplingPass
+from lib_refdrop.model.sites import Site
 
-from .conftest import guided, record
+from .conftest import guided, guiding, record
 from .tiny import UNet, a1111, sample_a1111
 
 REFERENCE, TARGET = [["pirate"]], [["nurse"]]
@@ -38,7 +38,7 @@ def test_a_reference_guides_another_prompt_and_reproduces_its_own(p) -> None:
     own, reference = record(p, lambda: sample_a1111(p, REFERENCE))
     plain = sample_a1111(p, TARGET)
     made, outcome = guided(p, lambda: sample_a1111(p, TARGET), reference)
-    assert outcome.guided_calls == outcome.calls == 3 and not torch.allclose(made, plain)
+    assert outcome.acted == outcome.calls == 3 and not torch.allclose(made, plain)
     assert torch.allclose(guided(p, lambda: sample_a1111(p, REFERENCE), reference, 0.9)[0], own, atol=1e-5)
     assert torch.equal(guided(p, lambda: sample_a1111(p, TARGET), reference, 0.0)[0], plain)
 
@@ -63,9 +63,9 @@ def test_recording_in_separate_calls_gives_the_same_reference(p) -> None:
 
 def test_prompts_of_several_parts_and_steps_without_uncond(p) -> None:
     _, reference = record(p, lambda: sample_a1111(p, REFERENCE))
-    assert guided(p, lambda: sample_a1111(p, [["nurse", "king"]]), reference)[1].guided_calls == 3
+    assert guided(p, lambda: sample_a1111(p, [["nurse", "king"]]), reference)[1].acted == 3
     p.sampler.model_wrap_cfg.skip_uncond = True
-    assert guided(p, lambda: sample_a1111(p, TARGET), reference)[1].guided_calls == 3
+    assert guided(p, lambda: sample_a1111(p, TARGET), reference)[1].acted == 3
 
 
 def test_nothing_is_left_after_a_pass_or_an_exception(p) -> None:
@@ -84,7 +84,7 @@ def test_nothing_is_left_after_a_pass_or_an_exception(p) -> None:
 def test_what_a_host_forgets_to_take_off_does_nothing_and_goes(p) -> None:
     _, reference = record(p, lambda: sample_a1111(p, REFERENCE))
     plain, adapter = sample_a1111(p, TARGET), find_adapter(p)
-    forgotten = adapter.attach(p, Session(adapter.lineage(p), SECTIONS, guides=[(reference, 0.5)]))
+    forgotten = adapter.attach(p, guiding(p, reference))
     later = a1111(p.sd_model.model.diffusion_model)  # every generation has a sampler of its own
     assert torch.equal(sample_a1111(later, TARGET), plain)
     del forgotten
@@ -103,7 +103,7 @@ def test_guidance_ends_with_a_note_where_a_refiner_takes_over(p) -> None:
         return plain
 
     outcome = guided(p, refined, reference)[1]
-    assert outcome.guided_calls == 3 and "refiner" in outcome.notes[0]
+    assert outcome.acted == 3 and "refiner" in outcome.notes[0]
 
 
 def test_rows_that_cannot_be_told_apart_are_left_plain_with_a_note(p, unet: UNet) -> None:
@@ -111,12 +111,13 @@ def test_rows_that_cannot_be_told_apart_are_left_plain_with_a_note(p, unet: UNet
     plain, forward = sample_a1111(p, TARGET), unet.forward
     tiled = SimpleNamespace(forward=lambda x, t, c: (unet(x.repeat(2, 1, 1), t.repeat(2), c.repeat(2, 1, 1))[:len(x)]))
     adapter = find_adapter(p)
-    session = Session(adapter.lineage(p), SECTIONS, guides=[(reference, 0.5)])
-    attachment = adapter.attach(p, session)
+    sampling_pass = guiding(p, reference)
+    attachment = adapter.attach(p, sampling_pass)
     p.sampler.model_wrap_cfg.unet = [tiled.forward]
     assert torch.allclose(sample_a1111(p, TARGET), plain, atol=1e-5) and unet.forward == forward
     attachment.detach()
-    assert "batch" in session.outcome.notes[0] and session.outcome.guided_calls == 0
+    outcome = sampling_pass.finish()[0]
+    assert "batch" in outcome.notes[0] and outcome.acted == 0
 
 
 def test_a_unet_that_is_replaced_altogether_is_refused(p, monkeypatch) -> None:
@@ -124,5 +125,5 @@ def test_a_unet_that_is_replaced_altogether_is_refused(p, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "modules.sd_unet", SimpleNamespace(current_unet=SimpleNamespace(option=option)))
     adapter = find_adapter(p)
     with pytest.raises(RefDropError, match="TRT"):
-        adapter.attach(p, Session(adapter.lineage(p), SECTIONS))
+        adapter.attach(p, SamplingPass([]))
     assert hooks(p) == 0

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from lib_refdrop.hosts import find_adapter
-from lib_refdrop.techniques.sampling_pass import Session
-from lib_refdrop.model.sites import SECTIONS
+from lib_refdrop.techniques.sampling_pass import SamplingPass
 
-from .conftest import guided, record
+from .conftest import guided, guiding, record
 from .tiny import UNet, a1111, attention_function, forge, sample_a1111, sample_forge
 
 
@@ -24,7 +23,7 @@ def test_a_reference_guides_another_prompt_and_reproduces_its_own(p) -> None:
     own, reference = record(p, lambda: sample_forge(p, ["pirate"]))
     plain = sample_forge(p, ["nurse"])
     made, outcome = guided(p, lambda: sample_forge(p, ["nurse"]), reference)
-    assert outcome.guided_calls == outcome.calls == 3 and not torch.allclose(made, plain)
+    assert outcome.acted == outcome.calls == 3 and not torch.allclose(made, plain)
     assert torch.allclose(guided(p, lambda: sample_forge(p, ["pirate"]), reference, 0.9)[0], own, atol=1e-5)
     assert torch.equal(guided(p, lambda: sample_forge(p, ["nurse"]), reference, 0.0)[0], plain)
 
@@ -33,7 +32,7 @@ def test_a_reference_guides_another_prompt_and_reproduces_its_own(p) -> None:
 def test_the_batch_is_laid_out_as_the_host_says(p, layout: tuple[int, ...]) -> None:
     own, reference = record(p, lambda: sample_forge(p, ["pirate"], layout=layout))
     again, outcome = guided(p, lambda: sample_forge(p, ["pirate"], layout=layout), reference, 0.9)
-    assert torch.allclose(again, own, atol=1e-5) and outcome.guided_calls == 3
+    assert torch.allclose(again, own, atol=1e-5) and outcome.acted == 3
 
 
 def test_every_picture_of_a_batch_is_guided(p) -> None:
@@ -47,13 +46,13 @@ def test_a_reference_of_one_web_ui_serves_in_another(p, unet: UNet) -> None:
     own, reference = record(p, lambda: sample_forge(p, ["pirate"]))
     other = a1111(unet)
     again, outcome = guided(other, lambda: sample_a1111(other, [["pirate"]]), reference, 0.9)
-    assert torch.allclose(again, own, atol=1e-4) and outcome.guided_calls == 3
+    assert torch.allclose(again, own, atol=1e-4) and outcome.acted == 3
 
 
 def test_only_a_clone_is_patched_and_it_goes_with_the_pass(p) -> None:
     found = p.sd_model.forge_objects.unet
     adapter = find_adapter(p)
-    attachment = adapter.attach(p, Session(adapter.lineage(p), SECTIONS))
+    attachment = adapter.attach(p, SamplingPass([]))
     assert p.sd_model.forge_objects.unet is not found
     attachment.detach()
     attachment.detach()
@@ -63,8 +62,8 @@ def test_only_a_clone_is_patched_and_it_goes_with_the_pass(p) -> None:
 def test_what_other_extensions_cloned_from_the_clone_does_nothing_afterwards(p) -> None:
     _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
     plain, adapter = sample_forge(p, ["nurse"]), find_adapter(p)
-    session = Session(adapter.lineage(p), SECTIONS, guides=[(reference, 0.5)])
-    attachment = adapter.attach(p, session)
+    sampling_pass = guiding(p, reference)
+    attachment = adapter.attach(p, sampling_pass)
     theirs = p.sd_model.forge_objects.unet = p.sd_model.forge_objects.unet.clone()
     assert not torch.allclose(sample_forge(p, ["nurse"]), plain)
     attachment.detach()
@@ -110,22 +109,23 @@ def test_a_layer_in_tiles_stays_plain_and_the_others_are_guided(p) -> None:
     own, reference = record(p, lambda: sample_forge(p, ["nurse"]))
     assert torch.equal(own, plain) and {site.section for site in reference.sites("base")} == {"middle", "output"}
     made, outcome = guided(p, lambda: sample_forge(p, ["king"]), reference)
-    assert outcome.guided_calls == 3 and "batch" in outcome.notes[0]
+    assert outcome.acted == 3 and "batch" in outcome.notes[0]
     assert not torch.allclose(made, sample_forge(p, ["king"]))
 
 
 def test_a_batch_that_does_not_fit_is_left_plain_with_a_note(p) -> None:
     _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
     adapter = find_adapter(p)
-    session = Session(adapter.lineage(p), SECTIONS, guides=[(reference, 0.5)])
-    attachment = adapter.attach(p, session)
+    sampling_pass = guiding(p, reference)
+    attachment = adapter.attach(p, sampling_pass)
     unet, options = p.sd_model.forge_objects.unet, {"cond_or_uncond": [1, 0], "sigmas": torch.ones(1)}
     options = {**unet.model_options["transformer_options"], **options}
     x = torch.randn(3, 6, 16)
     out = unet.model.diffusion_model(x, torch.tensor([500.0]), x, options)
     attachment.detach()
     assert torch.equal(out, unet.model.diffusion_model(x, torch.tensor([500.0]), x))
-    assert "batch" in session.outcome.notes[0]
+    outcome = sampling_pass.finish()[0]
+    assert "batch" in outcome.notes[0] and outcome.acted == 0
 
 
 def test_keys_made_of_something_else_are_saved_as_they_are(p) -> None:

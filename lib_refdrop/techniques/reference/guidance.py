@@ -1,90 +1,178 @@
-"""One reference in one sampling pass: which of its calls serves the model call that is running."""
+"""Use: every self-attention layer blends its own attention with attention over references' keys and values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
+from ...model.layer import ModelCall, SiteInput
+from ...model.rows import COND, UNCOND, Kind, Run, runs
+from ...model.sites import Lineage, Site
 from ...references.ahead import Ahead
 from ...references.codec import decode
-from ...words import ReferenceProblem
 from ...references.projected import KeyValues, Projected
-from ...references.reference import Key, Reference
-from ...model.layer import SiteInput
-from ...model.sites import BRANCHES, Lineage, Site
+from ...references.reference import Key, Reference, Served, has_branch
+from ...references.replay import Replays, replay
+from ...words import ReferenceProblem
+from ..technique import Outcome, Technique
+from .rfg import blend
+from .strength import Strength
 
 
-class Guide:
-    """``reference`` at coefficient ``c``.
+class Guidance(Technique):
+    """Guides a pass by references, each with its own strength (Eq. 5, Eq. 7 of the paper).
 
-    Raises :class:`ReferenceProblem` when it cannot serve this model, pass or choice of layers.
+    Sigma is the only clock: another sampler, number of steps, size or batch layout than the reference's is served by the
+    nearest recorded noise level.
     """
 
-    def __init__(self, reference: Reference, c: float, pass_name: str, lineage: Lineage, sites: set[Site]) -> None:
-        self.reference, self.c, self.notes = reference, c, []
+    def __init__(self, references: Sequence[tuple[Reference, Strength | float]], lineage: Lineage, pass_name: str = "base",
+                 replays: Replays | None = None) -> None:
+        """``replays`` keeps what trajectories were computed into, for later passes. Raises :class:`ReferenceProblem` where a
+        reference cannot serve this model, pass or choice of layers."""
+        self._guides = [_Guide(reference, Strength.of(strength), pass_name, lineage) for reference, strength in references]
+        self._lineage, self._replays = lineage, replays or Replays()
+        self._outcome, self._runs = Outcome(), list[Run]()
+        self._acted = self._left_out = False  # in the call that runs: on a row; on no row of a run at a site of ours
+
+    def call(self, call: ModelCall) -> None:
+        """Raises :class:`ReferenceProblem` where a trajectory cannot be replayed on this model."""
+        self._count()
+        for guide in self._guides:
+            if guide.strength.acts and guide.needs_replay:
+                guide.replayed(replay(guide.reference, guide.pass_name, self._lineage, call, self._replays))
+        self._outcome.calls += 1
+        self._runs = list(runs(call.rows))
+        for guide in self._guides:
+            guide.begin_call(call)
+
+    def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
+        parts, touched = [], False
+        here = [guide for guide in self._guides if site in guide.sites]
+        if not here:
+            return own
+        for kind, rows in self._runs:
+            references, coefficients = [], []
+            for guide in here:
+                if (feature := guide.fetch(site, kind, layer, own)) is not None:
+                    references.append(layer.attend(rows, *feature))
+                    coefficients.append(guide.strength_at(site, kind))
+            touched = touched or bool(references)
+            self._left_out = self._left_out or not references
+            parts.append(blend(own[rows], references, coefficients))
+        if not touched:
+            return own
+        self._acted = True
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def finish(self) -> Outcome:
+        """Raises :class:`ReferenceProblem` where guidance was asked for and none happened: the user must not believe it
+        did."""
+        self._count()
+        wanted = [guide for guide in self._guides if guide.strength.acts]
+        if wanted and self._outcome.calls and not self._outcome.acted:
+            raise ReferenceProblem(f"Reference {wanted[0].reference.name!r} has no features at the noise levels of this run, "
+                                   "so the image is not guided; save more of its schedule.")
+        for guide in self._guides:
+            for sentence in guide.notes:
+                self._outcome.note(sentence)
+        return self._outcome
+
+    def _count(self) -> None:
+        self._outcome.acted += self._acted
+        self._outcome.acted_on_all += self._acted and not self._left_out
+        self._acted = self._left_out = False
+
+
+class _Guide:
+    """One reference in one pass: which of its calls serves the model call that is running."""
+
+    def __init__(self, reference: Reference, strength: Strength, pass_name: str, lineage: Lineage) -> None:
+        self.reference, self.strength, self.pass_name = reference, strength, pass_name
+        self.notes: list[str] = []
         if reference.lineage != lineage.signature:
             raise ReferenceProblem(f"Reference {reference.name!r} was made with {reference.manifest.get('family', '?')}, "
-                                   f"this model is {lineage.family}; use a reference of the same kind, or save a new one.")
+                                   f"this model is {lineage.family}{_how_they_differ(reference, lineage)}; use a reference of "
+                                   "the same kind, or save a new one.")
         record = reference.passes.get(pass_name)
         if record is None:
             raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again with "
                                    "that pass enabled.")
-        self._chosen, self._record, self._pass = sites, record, pass_name
-        self._sites = sites & reference.sites(pass_name)
-        self.needs_replay = not any(record.kept.values()) and any(reference.seen(pass_name, each) for each in BRANCHES)
-        if not self._sites and not self.needs_replay:
+        self._chosen, self._record = strength.sites(lineage), record
+        self.sites = self._chosen & reference.sites(pass_name)
+        self.needs_replay = not record.levels and bool(reference.seen(pass_name))
+        if strength.acts and not self.sites and not self.needs_replay:
             raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or save "
                                    "it again with these.")
         self._features, self._ahead = reference, None
-        self._calls: dict[str, tuple[str, int]] = {}  # of the model call that runs: branch and call that serve, by branch
-        self._last: dict[str, tuple[str, int]] = {}  # the same of the last call that each branch was in
+        self._sigma = 0.0
+        self._serving: dict[Kind, Served] = {}  # in the model call that runs
+        self._last: dict[Kind, Served] = {}  # in the last call that each kind of row was in
         self._projected = Projected()
 
     def replayed(self, features: Reference) -> None:
         """The reference's features, computed from its trajectory."""
-        self._features, self._record, self.needs_replay = features, features.passes[self._pass], False
+        self._features, self._record, self.needs_replay = features, features.passes[self.pass_name], False
         self._ahead = None
-        self._sites = self._chosen & features.sites(self._pass)
+        self.sites = self._chosen & features.sites(self.pass_name)
 
-    def begin_call(self, sigma: float, visits: dict[str, int]) -> None:
-        """A model call at a noise level, with the visit that it is for each of its branches."""
-        self._calls = {}
-        if self.c == 0:
+    def begin_call(self, call: ModelCall) -> None:
+        self._sigma, self._serving = call.sigma, {}
+        if not self.strength.acts:
             return
-        for branch, visit in visits.items():
-            source = self._record.branch_for(branch)
-            if source != branch and not self.notes:
-                self.notes.append(f"Reference {self.reference.name!r} was made without the {branch}itional branch; the "
-                                  "other branch's features serve for both.")
-            call = self._record.nearest(sigma, visit, source)
-            if call is not None:
-                self._calls[branch] = (source, call)
+        for kind, visit in call.visits.items():
+            self._note_missing(kind)
+            if served := self._record.serving(call.sigma, visit, kind):
+                self._serving[kind] = served
         if self._ahead:
             self._ahead.begin_call()
-        self._last |= self._calls
+        self._last |= self._serving
         self._projected.only(self._last.values())
 
-    def fetch(self, site: Site, branch: str, layer: SiteInput, like: Tensor) -> KeyValues | None:
+    def strength_at(self, site: Site, kind: Kind) -> float:
+        return self.strength.at(self._sigma, site, kind)
+
+    def fetch(self, site: Site, kind: Kind, layer: SiteInput, like: Tensor) -> KeyValues | None:
         """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its logits
         where tokens stand for unequal numbers of others; None where the reference is silent."""
-        if branch not in self._calls or site not in self._sites:
+        served = self._serving.get(kind)
+        if served is None or self.strength_at(site, kind) == 0:
             return None
-        served_by = self._calls[branch]
-        found = self._projected.find(served_by, site)
+        found = self._projected.find(served, site)
         if found is None:
             self._ahead = self._ahead or Ahead(self._features, self._key, like.device)
-            parts = self._ahead.take(site, branch)
+            parts = self._ahead.take(site, kind)
             if parts is None:
                 return None
             decoded = decode(parts, like.dtype, like.device)
             k, v = layer.project(decoded["h"]) if "h" in decoded else (decoded["k"], decoded["v"])
             found = k, v, decoded.get("bias")
-            if self._record.stride > 1:  # the next calls have the same noise level nearest
-                self._projected.keep(served_by, site, found)
+            if len(self._record.levels) < len(self._record.calls):  # the next calls may have the same level nearest
+                self._projected.keep(served, site, found)
         return found
 
-    def _key(self, site: Site, branch: str) -> Key | None:
+    def _key(self, site: Site, kind: Kind) -> Key | None:
         """What has to be fetched for a layer, if anything."""
-        if branch not in self._calls or site not in self._sites or self._projected.find(self._calls[branch], site):
+        served = self._serving.get(kind)
+        if served is None or site not in self.sites or self._projected.find(served, site):
             return None
-        source, call = self._calls[branch]
-        return Key(self._pass, call, site, source)
+        return Key(self.pass_name, served.call, site, served.kind)
+
+    def _note_missing(self, kind: Kind) -> None:
+        for branch, other in ((COND, UNCOND), (UNCOND, COND)):
+            if kind.branch == branch and not has_branch(self._record.kept, branch) and has_branch(self._record.kept, other):
+                sentence = (f"Reference {self.reference.name!r} was made without the {branch}itional branch; the other "
+                            "branch's features serve for both.")
+                if sentence not in self.notes:
+                    self.notes.append(sentence)
+
+
+def _how_they_differ(reference: Reference, lineage: Lineage) -> str:
+    """What to add where two lineages have the same name."""
+    if reference.manifest.get("family") != lineage.family:
+        return ""
+    return f" of another build (its layers are {reference.lineage}, here they are {lineage.signature})"
+
+
