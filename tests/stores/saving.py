@@ -1,4 +1,4 @@
-"""A process that saves references until it is killed: ``python -m tests.core.saving FOLDER``, and what it saves.
+"""A process that saves references until it is killed: ``python -m tests.stores.saving FOLDER``, and what it saves.
 
 It imports once and forks for every command it reads: importing PyTorch takes longer than all the saving. Commands:
 

@@ -32,7 +32,7 @@ class Saver:
     """The process of saving.py."""
 
     def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.core.saving", str(folder)], cwd=ROOT, text=True,
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.stores.saving", str(folder)], cwd=ROOT, text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         env={**os.environ, "OMP_NUM_THREADS": "1"})
 

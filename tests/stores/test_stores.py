@@ -91,7 +91,7 @@ def test_one_file_that_the_public_library_reads(tmp_path):
     with safe_open(saved.path, framework="pt") as file:
         manifest = json.loads(file.metadata()["refdrop"])
         assert set(file.keys()) == set(made.features)
-    assert manifest["name"] == "hero" and manifest["lineage"] == LINEAGE.signature and manifest["format"] == 1
+    assert manifest["name"] == "hero" and manifest["lineage"] == LINEAGE.signature and manifest["format"] == FORMAT_VERSION
 
 
 
