@@ -16,9 +16,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read by gradio whe
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a package that only image encoders would need
 host.enter()
 
-from modules.sd_models import ModelProblem  # noqa: E402 - importable only from here on
-
-from .errors import ApiError  # noqa: E402
+from .errors import ApiError  # noqa: E402 - importable only from here on
+from .models import ModelProblem  # noqa: E402
 from .playground import DEFAULT_MODEL, Playground  # noqa: E402
 
 __all__ = ["DEFAULT_MODEL", "ApiError", "ModelProblem", "Playground"]

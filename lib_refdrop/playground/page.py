@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import script_callbacks, sd_samplers
+from modules import script_callbacks
 from PIL import PngImagePlugin
 
 from .errors import ApiError
-from .payload import FIELDS
+from .payload import TXT2IMG as FIELDS
 from .playground import PROGRAM, Playground
+from .sampling import catalogue
+from .sampling.levels import SCHEDULES
 
 _ORDER = ("prompt", "negative_prompt", "sampler_name", "scheduler", "steps", "width", "height", "cfg_scale", "seed",
           "batch_size", "n_iter")
@@ -71,9 +73,9 @@ def _sampling_controls(size: int) -> dict[str, Any]:
     made: dict[str, Any] = {}
     with gr.Row():
         made["sampler_name"] = gr.Dropdown(label="Sampling method", value="Euler", elem_id="txt2img_sampling",
-                                           choices=[sampler.name for sampler in sd_samplers.SAMPLERS])
+                                           choices=[sampler.name for sampler in catalogue.SAMPLERS])
         made["scheduler"] = gr.Dropdown(label="Schedule type", value="Automatic", elem_id="txt2img_scheduler",
-                                        choices=["Automatic", *sd_samplers.SCHEDULES])
+                                        choices=["Automatic", *SCHEDULES])
         made["steps"] = _slider("steps", "Sampling steps", 1)
     with gr.Row():
         made["width"] = _slider("width", "Width", 8, size)

@@ -1,9 +1,8 @@
-"""The playground in one process: a model, the always-on scripts, and web UIs' txt2img API as plain calls."""
+"""The playground in one process: a model, the always-on scripts, and web UIs' API as plain calls."""
 
 from __future__ import annotations
 
-import base64
-import io
+import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -13,45 +12,60 @@ from typing import Any
 
 import gradio as gr
 import torch
-from modules import script_callbacks, sd_models, sd_samplers, shared
-from modules.processing import BadPicture, Processed, StableDiffusionProcessingTxt2Img, process_images
-from modules.scripts import ScriptRunner, load_script
-from PIL import Image, PngImagePlugin
+from modules import script_callbacks, shared
 
 from .. import __version__
 from ..words import RefDropError, SettingsError, StoreProblem
-from . import payload as fields
-from .errors import ApiError
+from . import models, payload as fields
+from .errors import ApiError, shown
+from .fields import check_text
+from .generation import Processed, process_images
+from .networks import Networks
+from .passes import BadPicture
+from .pasting import paste, paste_script_args
+from .pictures import UPSCALERS, decode, encode_png
+from .processing import Img2Img, Processing, Txt2Img
+from .sampling import catalogue
+from .sampling.levels import SCHEDULES
+from .scripts import Script, ScriptRunner, load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = ROOT / "examples" / "demo-model"
 PROGRAM = f"RefDrop playground {__version__}"
 
 _one_at_a_time = RLock()  # the host's state is the process's, so its generations take turns
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "DefaultCPUAllocator")
 
 
 class Playground:
-    """A model with RefDrop's script. ``refdrop_dir`` is where references are kept on disk.
+    """A model with RefDrop's script. ``refdrop_dir`` is where references are kept: a folder or a URL.
 
-    With ``extension`` False the script is never loaded: the host as it is without RefDrop, to compare with.
+    With ``extension`` False the script is never loaded: the host as it is without RefDrop, to compare with. ``lora_dir``
+    is a folder of LoRAs for ``<lora:name:0.8>``; ``refdrop_memory`` how many GB RefDrop may fill.
 
-    Raises ``modules.sd_models.ModelProblem`` when the model cannot be loaded.
+    Raises :class:`~lib_refdrop.playground.models.ModelProblem` when the model cannot be loaded.
     """
 
     def __init__(self, model: Path | str | None = None, refdrop_dir: Path | str | None = None, device: str | None = None,
-                 model_config: Path | str | None = None, extension: bool = True) -> None:
-        self.model = sd_models.load(Path(model or DEFAULT_MODEL), device, Path(model_config) if model_config else None)
-        self.refdrop_dir = Path(refdrop_dir) if refdrop_dir else None
-        self.runner = ScriptRunner(load_script(ROOT / "scripts" / "refdrop.py") if extension else [])
+                 model_config: Path | str | None = None, extension: bool = True, lora_dir: Path | str | None = None,
+                 refdrop_memory: float | None = None) -> None:
+        self.model = models.load(Path(model or DEFAULT_MODEL), device, Path(model_config) if model_config else None)
+        self.refdrop_dir = refdrop_dir if refdrop_dir is None or "://" in str(refdrop_dir) else Path(refdrop_dir)
+        self.refdrop_memory = refdrop_memory
+        self.host, self.networks = shared.host, Networks(Path(lora_dir) if lora_dir else None)
+        scripts = load_script(ROOT / "scripts" / "refdrop.py") if extension else []
+        self.runner, self.img2img_runner = ScriptRunner(scripts), ScriptRunner(scripts, is_img2img=True)
         script_callbacks.ui_settings_callback()
-        with gr.Blocks():  # controls exist only in a page; their values are the defaults of the scripts' arguments
-            self.runner.setup_ui()
         self.enter()
+        for runner in (self.runner, self.img2img_runner):
+            with gr.Blocks():  # controls exist only in a page; their values are the defaults of the scripts' arguments
+                runner.setup_ui()
 
     def enter(self) -> None:
-        """Makes this playground the one that ``modules.shared`` speaks of."""
-        shared.cmd_opts.refdrop_dir, shared.sd_model = self.refdrop_dir, self.model.pipeline
-        shared.opts.data["sd_model_checkpoint"] = self.model.title
+        """Makes this playground the one that the host speaks of."""
+        shared.cmd_opts.refdrop_dir, shared.cmd_opts.refdrop_memory = self.refdrop_dir, self.refdrop_memory
+        shared.sd_model = self.host.sd_model = self.model.pipeline
+        self.host.opts.data["sd_model_checkpoint"] = self.model.title
 
     @property
     def native_size(self) -> int:
@@ -61,29 +75,34 @@ class Playground:
 
     def txt2img(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Exactly what ``POST /sdapi/v1/txt2img`` answers. Raises :class:`ApiError`."""
-        made = self.generate(payload)
+        return self._answer(payload, "txt2img")
+
+    def img2img(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Exactly what ``POST /sdapi/v1/img2img`` answers. Raises :class:`ApiError`."""
+        return self._answer(payload, "img2img")
+
+    def _answer(self, payload: Mapping[str, Any], tab: str) -> dict[str, Any]:
+        made = self.generate(payload, tab=tab)
         sent = [encode_png(image, text) for image, text in zip(made.images, made.infotexts)]
-        checked = fields.check(payload, self.native_size)
-        parameters = {**checked, **payload}
-        return {"images": sent if checked["send_images"] else [], "parameters": parameters, "info": made.js()}
+        wanted = payload.get("send_images") is not False
+        return {"images": sent if wanted else [], "parameters": _repeated(payload, made.p), "info": made.js()}
 
     def generate(self, payload: Mapping[str, Any], script_args: list | None = None,
-                 on_step: Callable[[float], None] | None = None) -> Processed:
-        """Makes the pictures of a payload.
+                 on_step: Callable[[float], None] | None = None, tab: str = "txt2img") -> Processed:
+        """Makes the pictures of a payload; ``tab`` is "txt2img" or "img2img".
 
         ``script_args``, where given, are the values of all controls of :meth:`ScriptRunner.setup_ui`. Raises
         :class:`ApiError` for a payload, setting or reference that stops the run.
         """
-        values = fields.check(payload, self.native_size)
-        values.pop("send_images")
-        args = self._script_args(payload) if script_args is None else [0, *script_args]
+        runner = self.runner if tab == "txt2img" else self.img2img_runner
+        values, pasted = self._values(payload, tab)
+        args = self._script_args(payload, runner, pasted) if script_args is None else [0, *script_args]
         with _one_at_a_time:
             self.enter()
-            shared.state.begin("scripts_txt2img")
-            p = StableDiffusionProcessingTxt2Img(
-                sd_model=self.model.pipeline, scripts=self.runner, script_args=args, sd_model_name=self.model.name,
-                sd_model_hash=self.model.hash, scheduler_config=self.model.scheduler_config, version=PROGRAM,
-                on_step=on_step, **values)
+            self.host.state.begin(f"scripts_{tab}")
+            p = (Txt2Img if tab == "txt2img" else Img2Img)(
+                host=self.host, sd_model=self.model.pipeline, scripts=runner, script_args=args, networks=self.networks,
+                sd_model_name=self.model.name, sd_model_hash=self.model.hash, version=PROGRAM, on_step=on_step, **values)
             try:
                 with closing(p):
                     made = process_images(p)
@@ -91,28 +110,52 @@ class Playground:
                 raise ApiError(_status(error), str(error)) from error
             except BadPicture as error:
                 raise ApiError(500, str(error)) from error
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
+                    raise
                 raise ApiError(507, "There is not enough memory for this; choose a smaller size or batch.") from error
             finally:
-                shared.state.end()
+                self.host.state.end()
         problem = getattr(p, "refdrop_stopped", None)
         if problem is not None:
             raise ApiError(_status(problem), str(problem))
         return made
 
-    def _script_args(self, payload: Mapping[str, Any]) -> list:
-        """Every script's defaults, with those that ``alwayson_scripts`` gives in their place."""
-        args, asked = list(self.runner.default_args), payload.get("alwayson_scripts") or {}
+    def _values(self, payload: Any, tab: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """What to make a processing object of, checked, and the parameters of the request's ``infotext``, by name."""
+        table, size = fields.TXT2IMG if tab == "txt2img" else fields.IMG2IMG, (self.native_size, self.native_size)
+        given = fields.known(payload, table)
+        pasted, found = paste(payload.get("infotext"), given, table)
+        given = {**found, **given}
+        pictures = []
+        if tab == "img2img":
+            pictures = _pictures(given)
+            size = tuple(max(side // 8, 8) * 8 for side in pictures[0].size)
+        values = fields.checked(given, table, size)
+        values.pop("send_images")
+        values["override_settings"] = self._options(values["override_settings"])
+        for name in ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt"):
+            self.networks.check(values.get(name, ""))
+        if tab == "img2img":
+            if len(pictures) not in (1, values["batch_size"]):
+                raise ApiError(422, f"init_images must hold one picture or as many as batch_size, not {len(pictures)}.")
+            mask = values.pop("mask")
+            values |= {"init_images": pictures, "image_mask": decode(mask, "mask") if mask else None}
+        return values, pasted
+
+    def _script_args(self, payload: Mapping[str, Any], runner: ScriptRunner, pasted: Mapping[str, str]) -> list:
+        """Every script's defaults, what an infotext says, and what ``alwayson_scripts`` gives in their place."""
+        args, asked = paste_script_args(pasted, runner), payload.get("alwayson_scripts") or {}
         if not isinstance(asked, Mapping):
             raise ApiError(422, 'alwayson_scripts must be an object such as {"RefDrop": {"args": [true]}}.')
         for title, entry in asked.items():
-            script = self.runner.script(str(title))
+            script = runner.script(str(title))
             if script is None:
-                raise ApiError(422, f"always on script {title} not found; there is: {', '.join(self.titles())}.")
+                raise ApiError(422, f"always on script {_title(title)} not found; there is: {', '.join(self.titles())}.")
             given = entry.get("args", []) if isinstance(entry, Mapping) else None
             if not isinstance(given, list):
-                raise ApiError(422, f"The args of {title} must be a list; to name settings put one object into it, as in "
-                                    '{"args": [{"enabled": true}]}.')
+                raise ApiError(422, f"The args of {_title(title)} must be a list; to name settings put one object into it, "
+                                    'as in {"args": [{"enabled": true}]}.')
             given = given[: script.args_to - script.args_from]
             args[script.args_from:script.args_from + len(given)] = given
         return args
@@ -122,19 +165,26 @@ class Playground:
 
     def scripts(self) -> dict[str, list[str]]:
         """``GET /sdapi/v1/scripts``."""
-        return {"txt2img": [title.lower() for title in self.titles()], "img2img": []}
+        return {"txt2img": [title.lower() for title in self.titles()], "img2img": [title.lower() for title in self.titles()]}
 
     def script_info(self) -> list[dict[str, Any]]:
         """``GET /sdapi/v1/script-info``: every script's arguments with label, value, range and choices."""
-        return [{"name": script.name, "is_alwayson": True, "is_img2img": False, "args": self._arguments(script)}
-                for script in self.runner.alwayson_scripts]
+        return [{"name": script.name, "is_alwayson": True, "is_img2img": runner.is_img2img, "args": self._arguments(script)}
+                for runner in (self.runner, self.img2img_runner) for script in runner.alwayson_scripts]
 
     def samplers(self) -> list[dict[str, Any]]:
-        return [{"name": each.name, "aliases": list(each.aliases), "options": {}} for each in sd_samplers.SAMPLERS]
+        return [{"name": each.name, "aliases": list(each.aliases), "options": {}} for each in catalogue.SAMPLERS]
 
     def schedulers(self) -> list[dict[str, Any]]:
         return [{"name": name.lower().replace(" ", "_"), "label": name, "aliases": None, "default_rho": -1,
-                 "need_inner_model": False} for name in ("Automatic", *sd_samplers.SCHEDULES)]
+                 "need_inner_model": False} for name in ("Automatic", *SCHEDULES)]
+
+    def upscalers(self) -> list[dict[str, Any]]:
+        return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS]
+
+    def loras(self) -> list[dict[str, Any]]:
+        return [{"name": name, "alias": name, "path": str(self.networks.folder / f"{name}.safetensors"), "metadata": {}}
+                for name in self.networks.names()]
 
     def models(self) -> list[dict[str, Any]]:
         return [{"title": self.model.title, "model_name": self.model.name, "hash": self.model.hash, "sha256": None,
@@ -142,38 +192,37 @@ class Playground:
 
     def progress(self) -> dict[str, Any]:
         """``GET /sdapi/v1/progress``: ``progress`` from 0 to 1, ``eta_relative`` in seconds."""
-        state, done = shared.state, shared.state.progress
+        state, done = self.host.state, self.host.state.progress
         passed = time.time() - state.time_start if state.time_start and state.job_count else 0.0
         return {"progress": done, "eta_relative": passed / done - passed if done else 0.0, "state": state.dict(),
                 "current_image": None, "textinfo": state.textinfo}
 
     def interrupt(self) -> None:
-        """Stops the running generation after its current step; harmless when none runs."""
-        shared.state.interrupt()
+        """Stops the running generation before its next model call; harmless when none runs."""
+        self.host.state.interrupt()
 
     def skip(self) -> None:
-        shared.state.skip()
+        self.host.state.skip()
 
     def options(self) -> dict[str, Any]:
-        return dict(shared.opts.data)
+        return dict(self.host.opts.data)
 
     def set_options(self, changes: Any) -> None:
         """``POST /sdapi/v1/options``, all or nothing. Raises :class:`ApiError` 422."""
-        if not isinstance(changes, Mapping):
-            raise ApiError(422, "Options must be a JSON object.")
-        for name, value in changes.items():
-            if name not in shared.opts.data:
-                raise ApiError(422, f"There is no option named {name!r}; there is: {', '.join(shared.opts.data)}.")
-            if type(value) is not type(shared.opts.defaults[name]):
-                raise ApiError(422, f"Option {name} must be like {shared.opts.data[name]!r}, not {value!r}.")
-            if name == "sd_model_checkpoint" and value not in (self.model.title, self.model.name):
-                raise ApiError(422, f"The playground runs {self.model.title}; start it with --model to run another.")
-        shared.opts.data.update({name: value for name, value in changes.items() if name != "sd_model_checkpoint"})
+        self.host.opts.data.update(self._options(changes))
 
-    def _arguments(self, script) -> list[dict[str, Any]]:
+    def _options(self, changes: Any) -> dict[str, Any]:
+        """Options to set, checked; the model can only be the one that is loaded."""
+        checked = self.host.opts.checked(changes)
+        wanted = checked.pop("sd_model_checkpoint", self.model.title)
+        if wanted not in (self.model.title, self.model.name):
+            raise ApiError(422, f"The playground runs {self.model.title}; start it with --model to run another.")
+        return checked
+
+    def _arguments(self, script: Script) -> list[dict[str, Any]]:
         """What the script's controls show, in the order of its arguments."""
         with gr.Blocks():
-            controls = script.ui(False) or []
+            controls = script.ui(script.is_img2img) or []
         found = []
         for control in controls:
             choices = getattr(control, "choices", None)
@@ -183,12 +232,33 @@ class Playground:
         return found
 
 
-def encode_png(image: Image.Image, parameters: str) -> str:
-    """The picture as base64 PNG with its infotext inside."""
-    text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
-    text.add_text("parameters", parameters)
-    image.save(buffer, "PNG", pnginfo=text)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+def _pictures(given: dict[str, Any]) -> list:
+    """``init_images``, opened. Raises :class:`ApiError` 422."""
+    texts = given.get("init_images")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ApiError(422, "init_images must be a list of pictures as base64 text.")
+    return [decode(text, "init_images") for text in texts[:64]]
+
+
+def _repeated(payload: Mapping[str, Any], p: Processing) -> dict[str, Any]:
+    """What was asked for, as far as it is known and can be sent back, with defaults filled in; pictures are left out."""
+    found = {name: getattr(p, name) for name in (*fields.TXT2IMG, *fields.IMG2IMG) if hasattr(p, name)}
+    found |= {name: payload[name] for name in fields.KNOWN if name in payload}
+    for name in ("init_images", "mask"):
+        found.pop(name, None)
+    return {name: value for name, value in found.items() if _can_be_sent(value)}
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return True
+
+
+def _title(title: Any) -> str:
+    return shown(check_text("alwayson_scripts", str(title)))[1:-1]
 
 
 def _status(problem: RefDropError) -> int:

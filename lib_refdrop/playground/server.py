@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from modules import script_callbacks
 
+from ..words import first_line
 from .errors import ApiError
 from .page import new_page
 from .playground import PROGRAM, Playground
@@ -26,22 +28,37 @@ def serve(playground: Playground, host: str, port: int) -> None:
     uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
+class Answer(JSONResponse):
+    """JSON in plain ASCII, so that there is nothing that cannot be sent."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 def new_app(playground: Playground) -> FastAPI:
     """The application; every error is an HTTP status with one sentence in ``{"detail": …}``."""
     app = FastAPI(title=PROGRAM)
 
     @app.exception_handler(ApiError)
     def answer_error(request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, status_code=error.status)
+        return Answer({"detail": str(error)}, status_code=error.status)
 
     @app.exception_handler(RequestValidationError)
     def answer_no_json(request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"detail": "The request's body is not JSON; send an object such as {\"prompt\": \"a wizard\"}."},
+        return Answer({"detail": "The request's body is not JSON; send an object such as {\"prompt\": \"a wizard\"}."},
                             status_code=422)
+
+    @app.exception_handler(Exception)
+    def answer_fault(request: Request, error: Exception) -> JSONResponse:  # it is logged whole, too
+        return Answer({"detail": f"The playground failed ({first_line(error)}); its log says where."}, status_code=500)
 
     @app.post("/sdapi/v1/txt2img")
     def txt2img(payload: Any = Body(None)) -> JSONResponse:
-        return JSONResponse(playground.txt2img(payload))
+        return Answer(playground.txt2img(payload))
+
+    @app.post("/sdapi/v1/img2img")
+    def img2img(payload: Any = Body(None)) -> JSONResponse:
+        return Answer(playground.img2img(payload))
 
     @app.post("/sdapi/v1/options")
     def set_options(changes: Any = Body(None)) -> None:
@@ -59,7 +76,7 @@ def new_app(playground: Playground) -> FastAPI:
     for path, answer in {
         "scripts": playground.scripts, "script-info": playground.script_info, "samplers": playground.samplers,
         "schedulers": playground.schedulers, "sd-models": playground.models, "options": playground.options,
-        "progress": playground.progress,
+        "progress": playground.progress, "upscalers": playground.upscalers, "loras": playground.loras,
     }.items():
         app.add_api_route(f"/sdapi/v1/{path}", _no_arguments(answer), methods=["GET"])
     return app
@@ -67,4 +84,4 @@ def new_app(playground: Playground) -> FastAPI:
 
 def _no_arguments(answer):
     """A route that takes whatever query clients send (``?skip_current_image=false``) and answers the same."""
-    return lambda: JSONResponse(answer())
+    return lambda: Answer(answer())

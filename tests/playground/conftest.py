@@ -32,15 +32,21 @@ class Studio:
     def __init__(self, playground: Playground) -> None:
         self.playground = playground
 
-    def draw(self, settings: dict | list | None = None, **payload: Any) -> Made:
+    def draw(self, settings: dict | list | None = None, tab: str = "txt2img", **payload: Any) -> Made:
         request = {"prompt": "a pirate arms up on grass", "seed": 5, "steps": 4, **payload}
         if settings is not None:
             args = [{"enabled": True, **settings}] if isinstance(settings, dict) else settings
             request["alwayson_scripts"] = {"RefDrop": {"args": args}}
-        answer = self.playground.txt2img(request)
+        answer = getattr(self.playground, tab)(request)
         images = [Image.open(io.BytesIO(base64.b64decode(image))) for image in answer["images"]]
         return Made([np.asarray(image) for image in images], [image.info["parameters"] for image in images],
                     json.loads(answer["info"]))
+
+    def draw_from(self, picture: np.ndarray, settings: dict | list | None = None, **payload: Any) -> Made:
+        """Begins with ``picture`` ``[height, width, 3]``."""
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        return self.draw(settings, "img2img", init_images=[base64.b64encode(buffer.getvalue()).decode()], **payload)
 
     def refusal(self, settings: dict | list | None = None, **payload: Any) -> ApiError:
         with pytest.raises(ApiError) as caught:

@@ -96,7 +96,7 @@ def test_numbers_that_are_not_finite_are_not_kept(studio):
 @pytest.mark.parametrize("payload, word", [
     ({"steps": 0}, "steps"), ({"width": 100}, "multiple of 8"), ({"sampler_name": "Magic"}, "Euler a"),
     ({"scheduler": "Magic"}, "schedule"), ({"batch_size": 99}, "batch_size"), ({"prompt": 3}, "prompt must be text"),
-    ({"enable_hr": True}, "enable_hr"), ({"alwayson_scripts": {"Other": {"args": []}}}, "Other not found"),
+    ({"restore_faces": True}, "restore_faces"), ({"alwayson_scripts": {"Other": {"args": []}}}, "Other not found"),
     ({"alwayson_scripts": {"RefDrop": {"args": {}}}}, "must be a list"), ({"alwayson_scripts": [1]}, "must be an object"),
 ])
 def test_a_request_that_cannot_be(studio, payload, word):

@@ -63,7 +63,8 @@ def test_faults_are_a_status_and_a_sentence(url, studio):
 
 
 def test_scripts_say_what_they_take(url):
-    (script,) = ask(url + "script-info")[1]
+    script, in_img2img = ask(url + "script-info")[1]
+    assert not script["is_img2img"] and in_img2img["is_img2img"] and in_img2img["args"] == script["args"]
     labels = [argument["label"] for argument in script["args"]]
     assert script["name"] == "refdrop" and script["is_alwayson"] and len(labels) == 14
     assert labels[:3] == ["Enabled", "RFG coefficient", "Mode"]

@@ -9,14 +9,16 @@ import importlib.util
 import logging
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 AlwaysVisible = object()
 
-_HOOKS = ("before_process", "process", "before_process_batch", "process_batch", "process_before_every_sampling",
-          "postprocess_batch", "postprocess_image", "postprocess")
+HOOKS = ("setup", "before_process", "process", "before_process_batch", "after_extra_networks_activate", "process_batch",
+          "before_hr", "process_before_every_sampling", "post_sample", "postprocess_batch", "postprocess_batch_list",
+          "postprocess_image", "postprocess_maskoverlay", "postprocess_image_after_composite", "postprocess")
 _basedir: list[Path] = []
 
 
@@ -25,6 +27,27 @@ class PostprocessImageArgs:
 
     def __init__(self, image, index: int) -> None:
         self.image, self.index = image, index
+
+
+class PostSampleArgs:
+    """The latents of a batch, before they are decoded."""
+
+    def __init__(self, samples) -> None:
+        self.samples = samples
+
+
+class PostprocessBatchListArgs:
+    """The pictures of a batch ``[3, height, width]``, of which a script may leave some out or add others."""
+
+    def __init__(self, images: list) -> None:
+        self.images = images
+
+
+class PostProcessMaskOverlayArgs:
+    """What is about to be laid over an inpainted picture."""
+
+    def __init__(self, index: int, mask_for_overlay, overlay_image) -> None:
+        self.index, self.mask_for_overlay, self.overlay_image = index, mask_for_overlay, overlay_image
 
 
 class Script:
@@ -54,19 +77,33 @@ class Script:
         title = "".join(letter for letter in self.title().lower().replace(" ", "_") if letter.isalnum() or letter == "_")
         return f"script_{tab}_{title}_{item_id}"
 
+    def setup(self, p, *args) -> None: ...
+
     def before_process(self, p, *args) -> None: ...
 
     def process(self, p, *args) -> None: ...
 
     def before_process_batch(self, p, *args, **kwargs) -> None: ...
 
+    def after_extra_networks_activate(self, p, *args, **kwargs) -> None: ...
+
     def process_batch(self, p, *args, **kwargs) -> None: ...
+
+    def before_hr(self, p, *args) -> None: ...
 
     def process_before_every_sampling(self, p, *args, **kwargs) -> None: ...
 
+    def post_sample(self, p, ps: PostSampleArgs, *args) -> None: ...
+
     def postprocess_batch(self, p, *args, **kwargs) -> None: ...
 
+    def postprocess_batch_list(self, p, pp: PostprocessBatchListArgs, *args, **kwargs) -> None: ...
+
     def postprocess_image(self, p, pp: PostprocessImageArgs, *args) -> None: ...
+
+    def postprocess_maskoverlay(self, p, ppmo: PostProcessMaskOverlayArgs, *args) -> None: ...
+
+    def postprocess_image_after_composite(self, p, pp: PostprocessImageArgs, *args) -> None: ...
 
     def postprocess(self, p, processed, *args) -> None: ...
 
@@ -82,15 +119,21 @@ def basedir() -> str:
     return str(_basedir[-1])
 
 
+def load_file(path: Path) -> ModuleType:
+    """Runs a Python file and returns it as a module that nobody else finds."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def load_script(path: Path) -> list[type[Script]]:
     """Imports a script file as web UIs do, its extension's folder on ``sys.path`` meanwhile; returns its classes."""
     base = path.resolve().parent.parent
-    spec = importlib.util.spec_from_file_location(path.name, path)
-    module = importlib.util.module_from_spec(spec)
     _basedir.append(base)
     sys.path.insert(0, str(base))
     try:
-        spec.loader.exec_module(module)
+        module = load_file(path)
     finally:
         sys.path.remove(str(base))
         _basedir.pop()
@@ -104,25 +147,28 @@ def load_script(path: Path) -> list[type[Script]]:
 class ScriptRunner:
     """The scripts of one tab, and the calls of their hooks. An exception in a hook is logged and the run goes on."""
 
-    def __init__(self, classes: list[type[Script]]) -> None:
+    def __init__(self, classes: list[type[Script]], is_img2img: bool = False) -> None:
+        self.is_img2img = is_img2img
         self.alwayson_scripts: list[Script] = []
+        self.inputs: list[Any] = []
         self.default_args: list[Any] = [0]  # web UIs keep the first place for the script chosen from the menu
         for kind in classes:
             script = kind()
-            if script.show(False) is AlwaysVisible:
+            script.is_txt2img, script.is_img2img = not is_img2img, is_img2img
+            if script.show(is_img2img) is AlwaysVisible:
                 script.alwayson, script.name = True, script.title().lower()
                 self.alwayson_scripts.append(script)
 
     def setup_ui(self) -> list:
         """Makes every script's controls, inside the ``gradio.Blocks`` that is open; returns them in argument order."""
-        self.default_args, inputs = [0], []
+        self.default_args, self.inputs = [0], []
         for script in self.alwayson_scripts:
-            controls = script.ui(False) or []
+            controls = script.ui(self.is_img2img) or []
             script.args_from = len(self.default_args)
-            inputs += controls
+            self.inputs += controls
             self.default_args += [control.value for control in controls]
             script.args_to = len(self.default_args)
-        return inputs
+        return self.inputs
 
     def script(self, title: str) -> Script | None:
         """The always-on script of that title, in any case."""
@@ -135,7 +181,7 @@ class ScriptRunner:
 
     def call(self, hook: str, p, *leading, **kwargs) -> None:
         """Calls one hook of every script: ``hook(p, *leading, *script's arguments, **kwargs)``."""
-        if hook not in _HOOKS:
+        if hook not in HOOKS:
             raise ValueError(f"no hook is named {hook}")
         for script in self.alwayson_scripts:
             args = p.script_args[script.args_from:script.args_to]

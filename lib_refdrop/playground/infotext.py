@@ -7,16 +7,28 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_PAIR = re.compile(r'\s*([\w][\w .\-/]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_SIZE = re.compile(r"(\d+)x(\d+)")
+_FEWEST = 3  # pairs that make a line one of parameters
 
 
 def quote(text: Any) -> str:
     """A value as it stands in infotext: in quotes where it has a comma, colon or line break."""
     text = str(text)
-    return json.dumps(text, ensure_ascii=False) if any(letter in text for letter in ',\n:"') else text
+    return json.dumps(text, ensure_ascii=False) if any(letter in text for letter in ",\n:") else text
 
 
-def build_infotext(prompt: str, negative_prompt: str, parameters: Mapping[str, Any]) -> str:
+def unquote(text: str) -> str:
+    """The inverse; what only looks quoted stays as it is."""
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
+
+
+def build(prompt: str, negative_prompt: str, parameters: Mapping[str, Any]) -> str:
     """Prompt, negative prompt and ``Name: value`` pairs, as AUTOMATIC1111 formats them; None values are left out."""
     pairs = ", ".join(name if name == value else f"{name}: {quote(value)}"
                       for name, value in parameters.items() if value is not None)
@@ -24,10 +36,13 @@ def build_infotext(prompt: str, negative_prompt: str, parameters: Mapping[str, A
     return f"{prompt}{negative}\n{pairs}".strip()
 
 
-def parse_generation_parameters(text: str) -> dict[str, str]:
-    """The inverse: pairs by name, with "Prompt" and "Negative prompt" among them."""
+def parse(text: str) -> dict[str, str]:
+    """The inverse: pairs by name, with "Prompt" and "Negative prompt" among them.
+
+    As in web UIs a value such as ``512x768`` becomes two, ``Size-1`` and ``Size-2``, whatever its name.
+    """
     *lines, last = text.strip().split("\n")
-    if not _PAIR.match(last):
+    if len(_PAIR.findall(last)) < _FEWEST:
         lines, last = [*lines, last], ""
     prompt, negative, here = [], [], "prompt"
     for line in lines:
@@ -36,5 +51,9 @@ def parse_generation_parameters(text: str) -> dict[str, str]:
         (prompt if here == "prompt" else negative).append(line)
     found = {"Prompt": "\n".join(prompt), "Negative prompt": "\n".join(negative)}
     for name, value in _PAIR.findall(last):
-        found[name.strip()] = json.loads(value) if value.startswith('"') else value.strip()
+        value = unquote(value.strip())
+        if size := _SIZE.fullmatch(value):
+            found |= {f"{name}-1": size[1], f"{name}-2": size[2]}
+        else:
+            found[name] = value
     return found

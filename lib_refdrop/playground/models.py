@@ -1,20 +1,18 @@
-"""Loading a Stable Diffusion model with diffusers, and asking it for text embeddings and starting noise."""
+"""Loading a Stable Diffusion model with diffusers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_log
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers.utils import logging as transformers_log
 
 _PIPELINES = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
@@ -32,7 +30,6 @@ class Checkpoint:
     name: str
     path: Path
     hash: str
-    scheduler_config: dict
 
     @property
     def title(self) -> str:
@@ -62,41 +59,14 @@ def load(path: Path, device: str | None = None, config: Path | None = None) -> C
         pipeline.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ModelProblem(f"The model could not be put on {device!r}: {_first_line(error)}") from error
-    weights = _weights(path)
-    return Checkpoint(pipeline, path.resolve().name if path.is_dir() else path.stem, path, _hash(weights),
-                      dict(pipeline.scheduler.config))
-
-
-def encode(pipeline: DiffusionPipeline, prompts: Sequence[str], negatives: Sequence[str], cfg: float) -> dict[str, Any]:
-    """Text embeddings ``[B, tokens, width]`` (and pooled ones for SDXL) as the pipeline's own arguments.
-
-    The negative ones are None where the pipeline does not guide: at CFG scale 1, or with the scale built into the UNet.
-    """
-    guided = cfg > 1 and pipeline.unet.config.time_cond_proj_dim is None
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    embeds = pipeline.encode_prompt(prompt=list(prompts), device=pipeline._execution_device, num_images_per_prompt=1,
-                                    do_classifier_free_guidance=guided, negative_prompt=list(negatives))
-    return dict(zip(names, embeds))
-
-
-def noise(pipeline: DiffusionPipeline, seeds: Sequence[int], width: int, height: int) -> tuple[Tensor, list[torch.Generator]]:
-    """Starting noise ``[B, C, height/8, width/8]`` and the generators for noise added later, one an image.
-
-    Made on the CPU, so that a seed is the same picture on every device and at every place in a batch.
-    """
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    scale, unet = pipeline.vae_scale_factor, pipeline.unet
-    shape = (1, unet.config.in_channels, height // scale, width // scale)
-    rows = [torch.randn(shape, generator=generator) for generator in generators]
-    return torch.cat(rows).to(pipeline._execution_device, unet.dtype), generators
-
-
-def too_long(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> list[str]:
-    """One sentence for every prompt of which the text encoder leaves the end unread."""
-    tokenizer = pipeline.tokenizer
-    longest = tokenizer.model_max_length
-    return [f"A prompt has {count - 2} tokens, this model reads the first {longest - 2} of them."
-            for count in {len(tokenizer(prompt).input_ids) for prompt in set(prompts)} if count > longest]
+    if dtype != torch.float32 and pipeline.vae.config.force_upcast:
+        pipeline.vae.to(torch.float32)  # in half precision some autoencoders overflow
+    channels = pipeline.unet.config.in_channels
+    if channels != pipeline.vae.config.latent_channels:
+        raise ModelProblem(f"{path.name} is made for inpainting or editing (its UNet takes {channels} channels); choose a "
+                           "text-to-image model, the playground inpaints with those.")
+    name = path.resolve().name if path.is_dir() else path.stem
+    return Checkpoint(pipeline, name, path, _hash(_weights(path)))
 
 
 def _from_folder(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
@@ -109,7 +79,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
     # Some models ship half-precision weights under names of their own.
     half_only = list((path / "unet").glob("*.fp16.safetensors")) and not list((path / "unet").glob("*model.safetensors"))
     options = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
-    with _quiet():
+    with quiet():
         return _PIPELINES[kind].from_pretrained(path, dtype=dtype, local_files_only=True,
                                                 variant="fp16" if half_only else None, **options)
 
@@ -126,7 +96,7 @@ def _from_file(path: Path, dtype: torch.dtype, config: Path | None) -> Diffusion
     if config:
         options["config"] = str(config)
     try:
-        with _quiet():
+        with quiet():
             return kind.from_single_file(str(path), dtype=dtype, local_files_only=True, **options)
     except (OSError, ValueError) as error:
         if config:
@@ -161,8 +131,8 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps progress bars, and diffusers' notice about a safety checker, off the screen while a model is loaded."""
+def quiet() -> Iterator[None]:
+    """Keeps progress bars, and diffusers' notices, off the screen while a model or a LoRA is loaded."""
     level = diffusers_log.get_verbosity()
     diffusers_log.set_verbosity_error()
     for log in (diffusers_log, transformers_log):
