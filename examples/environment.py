@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv"
 RUNTIME = "requirements.txt"
 CONSTRAINTS = "constraints.txt"
-OLDEST, NEWEST = (3, 10), (3, 12)
+OLDEST, NEWEST = (3, 10), (3, 13)
 PIP = "pip>=24.2"  # tells how far a download is, and reads a package's needs without downloading it
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 

@@ -2,7 +2,7 @@
 
     python examples/export_ldm.py --out models/Stable-diffusion
 
-Tokenizer and text encoder are read by the web UI from a folder written beside the checkpoint; nothing is downloaded.
+Makes its environment in .venv first. Tokenizer and text encoder are read by the web UI from a folder written beside the checkpoint; nothing is downloaded.
 Forge and reForge refuse models this small.
 """
 
@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-import torch
-from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+import environment
 
-from demo.ldm_layout import config, single_file
+MODEL = Path(__file__).resolve().parent / "demo-model"
 
 
 def export(model: Path, out: Path, name: str = "refdrop-demo") -> Path:
     """Writes ``name.safetensors``, ``name.yaml`` and the folder ``name-text`` into ``out``; returns the checkpoint."""
+    import torch
+    from demo.ldm_layout import config, single_file
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import save_file
+
     pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, safety_checker=None,
                                                        local_files_only=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -36,13 +40,23 @@ def export(model: Path, out: Path, name: str = "refdrop-demo") -> Path:
     return checkpoint
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path(__file__).parent / "demo-model")
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", type=Path, default=MODEL, help="a diffusers folder (default: the bundled model)")
     parser.add_argument("--out", type=Path, required=True, help="the web UI's folder of checkpoints")
-    args = parser.parse_args()
-    print(f"wrote {export(args.model, args.out)}")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    environment.enter()
+    try:
+        print(f"wrote {export(options.model, options.out)}")
+    except OSError as problem:  # what is missing, or where nothing can be written
+        print(f"Nothing was exported ({problem}); check --model and --out.", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

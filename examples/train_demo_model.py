@@ -2,9 +2,9 @@
 
     python examples/train_demo_model.py --work FOLDER
 
-Every stage keeps a checkpoint in ``--work`` and continues from it, so the command can be stopped and given again; the
-model is written to ``--out`` in diffusers' layout, fp16 safetensors, with its card. The card quotes ``notes.txt`` in
-``--work``, where there is one: what the checkpoints cannot tell about a training.
+Makes its environment in .venv first. Every stage keeps a checkpoint in ``--work`` and continues from it, so the command
+can be stopped and given again; the model is written to ``--out`` in diffusers' layout, fp16 safetensors, with its card.
+The card quotes ``notes.txt`` in ``--work``, where there is one: what the checkpoints cannot tell about a training.
 """
 
 from __future__ import annotations
@@ -14,9 +14,31 @@ import json
 import logging
 import os
 import random
+import sys
 from pathlib import Path
 
+import environment
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-model")
+    parser.add_argument("--characters", type=int, default=3000)
+    parser.add_argument("--autoencoder-seconds", type=float, default=1500)
+    parser.add_argument("--unet-seconds", type=float, default=3900)
+    parser.add_argument("--reader-seconds", type=float, default=180)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=2, help="processes that train the UNet together")
+    parser.add_argument("--seed", type=int, default=20260101)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":  # not in the processes that it starts, which import this file
+    OPTIONS = parse(sys.argv[1:])
+    environment.enter()
 
 import numpy as np
 import torch
@@ -80,18 +102,7 @@ def new_untrained(args: argparse.Namespace, scaling: float):
     return assemble(tokenizer, new_text_encoder(tokenizer), autoencoder, new_unet())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-model")
-    parser.add_argument("--characters", type=int, default=3000)
-    parser.add_argument("--autoencoder-seconds", type=float, default=1500)
-    parser.add_argument("--unet-seconds", type=float, default=3900)
-    parser.add_argument("--reader-seconds", type=float, default=180)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--workers", type=int, default=2, help="processes that train the UNet together")
-    parser.add_argument("--seed", type=int, default=20260101)
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
 
@@ -118,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

@@ -59,8 +59,8 @@ def test_pytorch_comes_from_the_place_that_suits_the_machine(monkeypatch, pip, b
     assert [environment.CPU_INDEX in asked for asked in pip.asked] == [from_index]
 
 
-@pytest.mark.parametrize("version, supported", [((3, 9, 18), False), ((3, 10, 0), True), ((3, 12, 9), True),
-                                                ((3, 13, 0), False), ((2, 7), False), ((4, 0), False)])
+@pytest.mark.parametrize("version, supported", [((3, 9, 18), False), ((3, 10, 0), True), ((3, 13, 9), True),
+                                                ((3, 14, 0), False), ((2, 7), False), ((4, 0), False)])
 def test_supported_versions(version, supported):
     assert environment.is_supported(version) is supported
 
@@ -70,16 +70,16 @@ def test_the_running_python_is_taken_where_it_will_do():
 
 
 def test_another_one_on_path_is_found_and_must_really_run():
-    there = {"python3.12": None, "python3.11": (3, 11)}  # a shim that does not run, and a Python
-    assert environment.find_python((3, 13, 0), False, lambda command: there.get(command[0])) == ["python3.11"]
+    there = {"python3.13": None, "python3.11": (3, 11)}  # a shim that does not run, and a Python
+    assert environment.find_python((3, 14, 0), False, lambda command: there.get(command[0])) == ["python3.11"]
     launcher = {"-3.10": (3, 10)}
     found = environment.find_python((3, 9, 1), True, lambda command: launcher.get(command[1]))
     assert found == ["py", "-3.10"]
 
 
 def test_without_one_there_is_none():
-    assert environment.find_python((3, 13, 0), False, lambda command: None) is None
-    assert environment.find_python((3, 13, 0), False, lambda command: (3, 13)) is None
+    assert environment.find_python((3, 14, 0), False, lambda command: None) is None
+    assert environment.find_python((3, 14, 0), False, lambda command: (3, 14)) is None
 
 
 def test_pytorch_is_pinned_exactly():
@@ -118,7 +118,8 @@ def test_a_damaged_stamp_means_install_again(tmp_path, stamp):
 
 @pytest.mark.parametrize("command", (
     ["quickstart.py", "--help"], ["evaluate.py", "--help"], ["evaluate.py", "--coefficients=nan"],
-    ["evaluate.py", "--pairs", "1"]))
+    ["evaluate.py", "--pairs", "1"], ["export_ldm.py", "--help"], ["export_ldm.py"], ["train_demo_model.py", "--help"],
+    ["train_demo_model.py"]))
 def test_help_and_wrong_options_are_answered_before_anything_is_installed(command):
     # with -S no installed package can be imported, so the answer cannot have needed one
     answer = subprocess.run([sys.executable, "-S", *command], cwd=ROOT / "examples", capture_output=True, text=True)
