@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .words import SettingsError
 from .model.sites import SECTIONS
+from .references import names
+from .words import SettingsError
 
 SCRIPT_NAME = "RefDrop"
 
@@ -93,14 +94,19 @@ class Settings:
         settings = cls(**{name: check_value(named.get(name, default), default, control)
                           for name, default, control in controls})
         settings._check_together()
-        return settings
+        return replace(settings, reference=settings._checked_name())
 
     def _check_together(self) -> None:
         if not self.sections:
             raise SettingsError("All RefDrop layers are off; switch on input, middle or output layers.")
         if self.mode == "Save" and self.save_percent == 0:
             raise SettingsError("Save percentage is 0, so nothing would be kept; choose more than 0.")
-        check_name(self.reference)
+
+    def _checked_name(self) -> str:
+        """The reference's name in its one form; empty where there is none."""
+        if not names.normalised(self.reference):
+            return ""
+        return names.new(self.reference) if self.mode == "Save" and not self.replace else names.checked(self.reference)
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -121,15 +127,6 @@ class Settings:
         if self.mode == "Save":
             texts.pop("RefDrop RFG")
         return texts
-
-
-def check_name(name: str) -> None:
-    """A reference's name is its file's name on every system. Raises :class:`SettingsError`."""
-    reserved = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-    bad = set('<>:"/\\|?*') & set(name) or any(ord(letter) < 32 for letter in name)
-    if bad or name != name.strip(" .") or len(name.encode()) > 120 or name.lower().split(".")[0] in reserved:
-        raise SettingsError(f"{name[:130]!r} cannot be a reference's name; use letters, digits, spaces, - and _, at most "
-                            "120 bytes.")
 
 
 def check_value(value: Any, default: Any, control: Control) -> Any:

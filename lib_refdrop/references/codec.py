@@ -201,6 +201,8 @@ def _decode_one(name: str, parts: Mapping[str, Tensor], dtype: torch.dtype, devi
     if scale is None:
         if not kept.is_floating_point() or kept.element_size() < 2:
             raise _inconsistent(name)
+        if dtype == torch.float16 != kept.dtype:  # bf16 and fp32 hold numbers that fp16 does not
+            kept = kept.float().clamp(-65504, 65504)
         return kept.to(dtype)
     if kept.dtype == torch.uint8:
         width = (parts["k.scale"] if name == "v" and "k.scale" in parts else scale).shape[-1]

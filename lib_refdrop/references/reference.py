@@ -14,17 +14,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+from uuid import uuid4
 
+import torch
 from torch import Tensor
 
 from ..model.rows import COND, Kind
 from ..model.schedule import distance, reach, threshold
 from ..model.sites import Lineage, Site
+from ..words import ReferenceProblem
 from .codec import PARTS
 
 FORMAT_VERSION = 2
 GIVEN = "given"
 _SEEN = ("x", "t")
+_LARGEST = 1e6  # far beyond what fp16 can hold
 
 Given = Mapping[str, Mapping[Kind, tuple[int, ...]]]  # by pass and kind: the number of each call's conditioning, −1: none
 
@@ -131,7 +135,8 @@ class Reference:
     """One generation that later ones are guided by.
 
     ``manifest`` is plain JSON (prompt, seed, sampler, model and so on); ``features`` maps the names of tensors, features
-    and trajectory, to tensors and may read them from a file when asked.
+    and trajectory, to tensors and may read them from a file when asked. ``content`` is equal only where everything kept is:
+    that of a file stays the same when it is renamed, opened again or copied.
     """
 
     name: str
@@ -139,11 +144,29 @@ class Reference:
     passes: dict[str, PassRecord]
     features: Mapping[str, Tensor] = field(repr=False)
     nbytes: int = 0
+    content: str = field(default_factory=lambda: uuid4().hex, repr=False)
+    _sound: set[str] = field(default_factory=set, init=False, repr=False)  # names of tensors whose numbers were looked at
 
     @property
     def lineage(self) -> str:
         """The signature of the model family it was made with."""
         return self.manifest["lineage"]
+
+    def changed(self) -> bool:
+        """Whether its file was written into since it was opened, so that what was read may be of two references. False in
+        memory, and once the file is closed; a file replaced as a whole is no change."""
+        look = getattr(self.features, "changed", None)
+        return look is not None and look()
+
+    def _tensor(self, name: str) -> Tensor:
+        """A tensor whose numbers a model can take. Raises :class:`ReferenceProblem`."""
+        tensor = self.features[name]
+        if name not in self._sound:
+            if not _is_sound(tensor):
+                raise ReferenceProblem(f"Reference {self.name!r} is damaged: it holds numbers that no model's attention has "
+                                       f"({name}); delete it and save it again.")
+            self._sound.add(name)
+        return tensor
 
     @cached_property
     def _parts(self) -> dict[Key, list[str]]:
@@ -177,9 +200,10 @@ class Reference:
         return found
 
     def feature(self, key: Key) -> dict[str, Tensor] | None:
-        """The parts of one feature as they were kept, or None where it was not."""
+        """The parts of one feature as they were kept, or None where it was not. Raises :class:`ReferenceProblem` for numbers
+        that are damaged, as :meth:`inputs` does."""
         parts = self._parts.get(key)
-        return {part: self.features[key.tensor_name(part)] for part in parts} if parts else None
+        return {part: self._tensor(key.tensor_name(part)) for part in parts} if parts else None
 
     def sites(self, pass_name: str) -> set[Site]:
         """The sites that have features in a pass."""
@@ -197,9 +221,9 @@ class Reference:
     def inputs(self, pass_name: str, call: int, kind: Kind) -> dict[str, Tensor]:
         """What the model was called on: ``x`` ``[C, h, w]``, ``t`` (a number) and the conditioning by name."""
         which = self.given_number(pass_name, call, kind)
-        found = {part: self.features[f"{pass_name}/{GIVEN}/{which}/{part}"]
+        found = {part: self._tensor(f"{pass_name}/{GIVEN}/{which}/{part}")
                  for part in self._given.get(pass_name, {}).get(which, ())}
-        return found | {part: self.features[trajectory_name(pass_name, call, part, kind)] for part in _SEEN}
+        return found | {part: self._tensor(trajectory_name(pass_name, call, part, kind)) for part in _SEEN}
 
     def given_number(self, pass_name: str, call: int, kind: Kind) -> str:
         """The third part of the names of a call's conditioning: a number, or in format 1 the branch."""
@@ -222,44 +246,6 @@ def is_trajectory(name: str) -> bool:
     return name.count("/") == 3
 
 
-def check_names(names: Iterable[str], calls: Mapping[str, list[RecordedCall]], given: Mapping | None = None) -> None:
-    """Raises ValueError or KeyError where tensors are named wrongly, are incomplete, or belong to no recorded call.
-
-    ``given`` is the manifest's table of conditioning, None in format 1.
-    """
-    names, parts = set(names), {}
-    for name in names:
-        if is_trajectory(name):
-            _check_trajectory(name, names, calls, given)
-        else:
-            key, part = Key.parse(name)
-            if not 0 <= key.call < len(calls[key.pass_name]):
-                raise ValueError("features without a call")
-            parts.setdefault(key, set()).add(part)
-    for key, found in parts.items():
-        if not ("h" in found or {"k", "v"} <= found) or ("h" in found and found & {"k", "v"}):
-            raise ValueError("a feature is incomplete")
-
-
-def _check_trajectory(name: str, names: set[str], calls: Mapping[str, list[RecordedCall]], given: Mapping | None) -> None:
-    pass_name, second, third, fourth = name.split("/")
-    if pass_name not in calls:
-        raise ValueError(f"{name} belongs to no pass")
-    if second == GIVEN:
-        if given is None:
-            Kind.parse(third)
-        elif not third.isdecimal() or str(int(third)) != third:
-            raise ValueError(f"no conditioning is named {name}")
-        return
-    kind, call = Kind.parse(fourth), int(second)
-    if third not in _SEEN or not 0 <= call < len(calls[pass_name]) or trajectory_name(pass_name, call, third, kind) != name:
-        raise ValueError(f"no latent is named {name}")
-    if any(trajectory_name(pass_name, call, part, kind) not in names for part in _SEEN):
-        raise ValueError("a latent is without its timestep")
-    if given is not None and given[pass_name][str(kind)][call] < 0:
-        raise ValueError("a latent is without its conditioning")
-
-
 def passes_from(calls: Mapping[str, Iterable[RecordedCall]], names: Iterable[str],
                 percent: float = 100.0) -> dict[str, PassRecord]:
     """The pass records that belong to recorded calls and the tensor names kept of them."""
@@ -270,6 +256,14 @@ def passes_from(calls: Mapping[str, Iterable[RecordedCall]], names: Iterable[str
             kept[key.pass_name].setdefault(key.kind, set()).add(key.call)
     return {name: PassRecord(tuple(calls[name]), {kind: frozenset(found) for kind, found in kept[name].items()}, percent)
             for name in calls}
+
+
+def _is_sound(tensor: Tensor) -> bool:
+    """Whether numbers are finite and of a size that a model may have: beyond it sums of their squares overflow."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor.float())  # NaN spreads to both
+    return bool(low >= -_LARGEST) and bool(high <= _LARGEST)
 
 
 def describe_lineage(lineage: Lineage) -> dict[str, str]:

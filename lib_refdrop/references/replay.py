@@ -53,7 +53,7 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
     """
     from ..techniques.reference.recording import Recording  # a replay is a recording, made later
 
-    key = (reference.manifest.get("id"), reference.name, pass_name)
+    key = (reference.content, pass_name)
     found = replays.find(key)
     if found is not None:
         return found

@@ -2,8 +2,8 @@
 
 from .budget import MemoryBudget
 from .disk import DiskStore
-from .interface import Saved, Store, Writer
+from .interface import LimitReached, Saved, Store, Writer
 from .memory import MemoryStore
 from .shared import SharedStore, open_store
 
-__all__ = ["DiskStore", "MemoryBudget", "MemoryStore", "Saved", "SharedStore", "Store", "Writer", "open_store"]
+__all__ = ["DiskStore", "LimitReached", "MemoryBudget", "MemoryStore", "Saved", "SharedStore", "Store", "Writer", "open_store"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import gc
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-from ..words import StoreProblem
-from ..words import said
+from ..words import StoreProblem, said
 
 
 @dataclass
@@ -31,72 +32,115 @@ class MemoryBudget:
         self.limit = limit
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # least recently used first
         self._lock = Lock()
+        self._ended: deque[tuple[Callable[[Hashable], None], Hashable]] = deque()  # by finalizers, which must not wait
 
     @property
     def used(self) -> int:
         """Bytes held now."""
-        with self._lock:
+        with self._locked():
             return self._sum()
 
-    def put(self, key: Hashable, nbytes: int, what: str, evict: Callable[[], None] | None = None) -> list[str]:
+    def put(self, key: Hashable, nbytes: int, what: str, evict: Callable[[], None] | None = None,
+            user: object = None) -> list[str]:
         """Counts ``nbytes`` under ``key``, or changes what it counts for; answers what had to go, as ``what`` names it.
 
         ``what`` begins a sentence ("Reference 'hero'"). ``evict`` is called, outside of any lock, when the bytes must
-        go; without it they never do. Raises :class:`StoreProblem`, with nothing changed, where they do not fit.
+        go; without it they never do. With a ``user`` they are in use from the first moment, as by :meth:`use`. Raises
+        :class:`StoreProblem`, with nothing changed, where they do not fit.
         """
-        with self._lock:
-            old = self._entries.get(key)
-            victims = self._victims(key, nbytes, what)
-            gone = [self._entries.pop(victim) for victim in victims]
-            self._entries[key] = _Entry(what, nbytes, evict, old.pins if old else 0)
-            self._entries.move_to_end(key)
+        try:
+            gone = self._put(key, nbytes, what, evict, user)
+        except StoreProblem:
+            gc.collect()  # generations that failed are told from those that run only by nobody having them any more
+            gone = self._put(key, nbytes, what, evict, user)
         for entry in gone:
             entry.evict()
         return [entry.what for entry in gone]
 
     def touch(self, key: Hashable) -> None:
         """Marks as used just now."""
-        with self._lock:
+        with self._locked():
             if key in self._entries:
                 self._entries.move_to_end(key)
 
-    def pin(self, key: Hashable) -> None:
-        """In use: stays until as many calls of :meth:`unpin`."""
-        with self._lock:
+    def use(self, key: Hashable, user: object) -> None:
+        """In use, and so not to go, for as long as ``user`` is there: any object that weak references can be made to. Does
+        nothing for a key that is not there."""
+        with self._locked():
             if key in self._entries:
-                self._entries.move_to_end(key)
-                self._entries[key].pins += 1
-
-    def unpin(self, key: Hashable) -> None:
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
-                return
-            entry.pins = max(0, entry.pins - 1)
-            if entry.removed and not entry.pins:
-                del self._entries[key]
+                self._used_by(key, user)
 
     @contextmanager
     def using(self, key: Hashable) -> Iterator[None]:
-        """Pinned for as long as the ``with`` lasts."""
-        self.pin(key)
+        """In use for as long as the ``with`` lasts."""
+        with self._locked():
+            self._pin(key)
         try:
             yield
         finally:
-            self.unpin(key)
+            with self._locked():
+                self._unpin(key)
 
     def remove(self, key: Hashable) -> None:
         """The owner lets go by itself; no callback. Does nothing for a key that is not there."""
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is not None and entry.pins:
-                entry.removed = True
-            elif entry is not None:
-                del self._entries[key]
+        with self._locked():
+            self._remove(key)
+
+    def owned_by(self, owner: object, key: Hashable) -> weakref.finalize:
+        """Removes a key when its owner is no more, or when the answer is called; its ``detach()`` ends that."""
+        ending = weakref.finalize(owner, self._end, self._remove, key)
+        ending.atexit = False
+        return ending
 
     def __contains__(self, key: Hashable) -> bool:
-        with self._lock:
+        with self._locked():
             return key in self._entries
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock:
+            while self._ended:
+                act, key = self._ended.popleft()
+                act(key)
+            yield
+
+    def _end(self, act: Callable[[Hashable], None], key: Hashable) -> None:
+        """From a finalizer, which may run anywhere, inside our own lock too: done by whoever comes next."""
+        self._ended.append((act, key))
+
+    def _put(self, key: Hashable, nbytes: int, what: str, evict: Callable[[], None] | None, user: object) -> list[_Entry]:
+        with self._locked():
+            old = self._entries.get(key)
+            gone = [self._entries.pop(victim) for victim in self._victims(key, nbytes, what)]
+            self._entries[key] = _Entry(what, nbytes, evict, old.pins if old else 0)
+            self._entries.move_to_end(key)
+            if user is not None:
+                self._used_by(key, user)
+            return gone
+
+    def _used_by(self, key: Hashable, user: object) -> None:
+        self._pin(key)
+        weakref.finalize(user, self._end, self._unpin, key).atexit = False
+
+    def _pin(self, key: Hashable) -> None:
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            self._entries[key].pins += 1
+
+    def _unpin(self, key: Hashable) -> None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return
+        entry.pins = max(0, entry.pins - 1)
+        if entry.removed and not entry.pins:
+            del self._entries[key]
+
+    def _remove(self, key: Hashable) -> None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.pins:
+            entry.removed = True
+        elif entry is not None:
+            del self._entries[key]
 
     def _sum(self) -> int:
         return sum(entry.nbytes for entry in self._entries.values())

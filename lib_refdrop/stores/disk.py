@@ -5,101 +5,128 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from ..words import ReferenceProblem, StoreProblem
+from ..references.names import SUFFIX, is_name, normalised
 from ..references.reference import Reference
-from .file_format import read_reference
-from .file_store import FileStore
-from .file_writer import FileWriter
-from .interface import missing
+from ..words import ReferenceProblem, StoreProblem, shortened
+from .files import FileStore
 from .partial import sync_folder
+from .reading import order_of, read_reference
+from .writer import FileWriter, reason
 
-SUFFIX = ".safetensors"
+
+class _Found(NamedTuple):
+    path: Path
+    state: tuple[int, int, int]  # file number, size and time: another one is another file
+    written: int  # when, in nanoseconds
 
 
 class DiskStore(FileStore):
-    """A folder of references. Several processes may use it: files appear whole, by rename, and never half."""
+    """A folder of references. Several processes may use it: files appear whole, by rename, and never half.
+
+    They are ordered by what their manifests say; the time of a file tells when it was copied, and clocks are set back.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+        self.folder, self.where = Path(folder), str(folder)
+        self._orders: dict[Path, tuple[tuple[int, int, int], int | None]] = {}
 
     def names(self) -> list[str]:
-        found = []
-        for path in self.folder.glob("*" + SUFFIX):
-            try:
-                status = path.stat()
-            except OSError:  # deleted by somebody else since the listing
-                continue
-            if stat.S_ISREG(status.st_mode):
-                found.append((status.st_mtime_ns, path.name[: -len(SUFFIX)]))
-        return [name for _, name in sorted(found)]
+        found = self._listed()
+        orders = self._looked_at(found)
+        return sorted(found, key=lambda name: (orders[name] or found[name].written, found[name].written, name))
 
-    def load(self, name: str) -> Reference:
-        path = self._path(name)
-        try:
-            if path.is_file():  # opening something else, a pipe for example, might never end
-                return read_reference(path, name)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise ReferenceProblem(f"Reference {name!r} cannot be read: {error.strerror}; check {path}.") from error
-        raise missing(name, self.names(), f"in {self.folder}")
+    def taken(self) -> Callable[[str], bool]:
+        listed = self._listed()
+        return lambda name: name in listed or os.path.lexists(self._path(name))
 
-    def writer(self, name: str, replace: bool = False, expected: int = 0) -> FileWriter:
-        self._path(name)
-        return FileWriter(self.folder, name, replace, expected, lambda free: os.path.lexists(self._path(free)),
-                          self._publish, self._problem)
+    def next_order(self) -> int:
+        known = self._looked_at(self._listed()).values()
+        return max(time.time_ns(), 1 + max((order for order in known if order), default=0))
 
-    def delete(self, name: str) -> None:
-        try:
-            self._path(name).unlink()
-        except FileNotFoundError:
-            raise missing(name, self.names(), f"in {self.folder}") from None
-        except OSError as error:
-            raise StoreProblem(f"Reference {name!r} could not be deleted: {reason(error)}.") from error
-
-    def _publish(self, partial: Path, name: str, replace: bool) -> Path:
+    def publish(self, partial: Path, name: str, replace: bool) -> Path:
         """Gives a finished file its name: in one step, and over nobody else's file unless asked to."""
-        path = self._path(name)
+        path = (self._real(name) if replace else None) or self._path(name)
         if replace or not _linked(partial, path):
             os.replace(partial, path)
         sync_folder(self.folder)
         return path
 
+    def _writer(self, name: str, replace: bool, expected: int, limit: int | None) -> FileWriter:
+        return FileWriter(self, self.folder, name, replace, expected, limit)
+
+    def _opened(self, name: str) -> Reference | None:
+        try:
+            path = self._real(name)
+            return read_reference(path, normalised(path.name)) if path else None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ReferenceProblem(f"Reference {name!r} cannot be read: {shortened(str(error.strerror))}; check {self.where}."
+                                   ) from error
+
+    def _deleted(self, name: str) -> bool:
+        try:
+            path = self._real(name)
+            if path:
+                path.unlink()
+            return path is not None
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreProblem(f"Reference {name!r} could not be deleted: {reason(error)}.") from error
+
     def _path(self, name: str) -> Path:
-        return self.folder / (checked_name(name) + SUFFIX)
+        return self.folder / (name + SUFFIX)
 
-    def _problem(self, name: str, error: OSError) -> StoreProblem:
-        return not_saved(name, str(self.folder), error)
+    def _real(self, name: str) -> Path | None:
+        """The file of a name as it is spelled there: its letters may be composed otherwise, or its case be another on a disk that
+        makes no difference."""
+        listed, path = self._listed(), self._path(name)
+        if name in listed:
+            return listed[name].path
+        if path.is_file():  # what else is it on such a disk?
+            return next((found.path for found in listed.values() if os.path.samefile(found.path, path)), path)
+        return None
 
+    def _listed(self) -> dict[str, _Found]:
+        """The files by name, which is one that a user can ask for. Raises :class:`StoreProblem`."""
+        found: dict[str, _Found] = {}
+        try:
+            files = sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            raise StoreProblem(f"The references in {self.where} cannot be listed: {reason(error)}.") from error
+        for file in files:
+            name = file[: -len(SUFFIX)]
+            if not file.endswith(SUFFIX) or not is_name(name) or (normalised(name) in found and normalised(name) != name):
+                continue
+            try:
+                status = os.stat(self.folder / file)
+            except OSError:  # deleted by somebody else since the listing
+                continue
+            if stat.S_ISREG(status.st_mode):  # opening something else, a pipe for example, might never end
+                state = status.st_ino, status.st_size, status.st_mtime_ns
+                found[normalised(name)] = _Found(self.folder / file, state, status.st_mtime_ns)
+        return found
 
-def checked_name(name: str) -> str:
-    """A name that stays in its folder. Raises :class:`ReferenceProblem`."""
-    try:
-        length = len(name.encode())
-    except UnicodeEncodeError:  # half a character
-        length = 0
-    if not 0 < length <= 200 or name in (".", "..") or any(letter in '/\\:' or ord(letter) < 32 for letter in name):
-        raise ReferenceProblem(f"{name[:130]!r} is not the name of a reference.")
-    return name
-
-
-def not_saved(name: str, place: str, error: OSError) -> StoreProblem:
-    """The sentence for a save that the system refused."""
-    return StoreProblem(f"Reference {name!r} could not be saved in {place}: {reason(error)}; nothing that was saved "
-                        "before is lost.")
-
-
-def reason(error: OSError) -> str:
-    """Why the system refused, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "the disk is full, free some space or choose another folder (--refdrop-dir)"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "the folder cannot be written to, change its permissions or choose another (--refdrop-dir)"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return "a file stands where the folder should be, move it or choose another folder (--refdrop-dir)"
-    return " ".join((error.strerror or str(error)).split())[:300]
+    def _looked_at(self, found: dict[str, _Found]) -> dict[str, int | None]:
+        """What each file's manifest says of its place in the order; a file is looked at once."""
+        known, orders = self._orders, {}
+        for name, each in found.items():
+            if each.path not in known or known[each.path][0] != each.state:
+                try:
+                    known[each.path] = each.state, order_of(each.path)
+                except OSError:
+                    known[each.path] = each.state, None
+            orders[name] = known[each.path][1]
+        self._orders = {each.path: known[each.path] for each in found.values()}
+        return orders
 
 
 def _linked(partial: Path, path: Path) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..words import ReferenceProblem
 from ..references.reference import Reference
+from ..words import StoreProblem, said
 
 
 class Saved(NamedTuple):
@@ -24,34 +24,52 @@ class Saved(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class LimitReached(StoreProblem):
+    """What was to be added, or the manifest, makes a reference ``excess`` bytes larger than it may become. Nothing was changed
+    and the writer is still open: who can do with less drops something and tries again."""
+
+    def __init__(self, name: str, limit: int, excess: int) -> None:
+        super().__init__(f"Reference {name!r} does not fit into the {said(limit)} that it may take; allow more, or keep less of "
+                         "it.")
+        self.excess = excess
+
+
 class Writer(Protocol):
     """A reference on its way into a store, tensor by tensor. Who opens one calls :meth:`commit` or :meth:`abort`."""
+
+    @property
+    def left(self) -> int | None:
+        """How many bytes may still be added, names and all; None without a limit."""
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Takes a tensor of any device, which nobody may change afterwards.
 
-        Raises :class:`StoreProblem` where there is no room, with nothing left behind, and ValueError for a name that
-        came before, a number type that no file can hold, or after the end.
+        Raises :class:`LimitReached`; :class:`StoreProblem` where there is no room, with nothing left behind; and ValueError
+        for a name that came before, a number type that no file can hold, or after the end.
         """
 
     def drop(self, names: Iterable[str]) -> None:
         """Takes tensors back that were added. KeyError for one that was not."""
 
     def commit(self, manifest: dict) -> Saved:
-        """Keeps what was added, whole, and sets ``manifest["name"]``. Raises :class:`StoreProblem`."""
+        """Keeps what was added, whole, and sets ``manifest["name"]``. Raises :class:`LimitReached`, :class:`StoreProblem`."""
 
     def abort(self) -> None:
         """Leaves nothing behind. Does nothing after a commit or another abort."""
 
 
 class Store(Protocol):
-    """The interface of :class:`MemoryStore`, :class:`DiskStore` and :class:`SharedStore`."""
+    """The interface of :class:`MemoryStore`, :class:`DiskStore` and :class:`SharedStore`.
+
+    Names are taken in any form that :func:`~lib_refdrop.references.names.checked` knows; every method that takes one raises
+    :class:`SettingsError` for what is none. A place that cannot be reached is a :class:`StoreProblem`.
+    """
 
     def names(self) -> list[str]:
         """Every reference's name, oldest first."""
 
     def newest(self) -> str | None:
-        """The name saved last, or None."""
+        """The name saved last of those that can be loaded, or None."""
 
     def load(self, name: str) -> Reference:
         """The reference. Raises :class:`ReferenceProblem` when it is missing or damaged."""
@@ -60,8 +78,9 @@ class Store(Protocol):
         """The reference, for as long as the ``with`` lasts: it is not dropped from memory meanwhile, and its file is
         closed at the end. Raises as :meth:`load` does."""
 
-    def writer(self, name: str, replace: bool = False, expected: int = 0) -> Writer:
-        """Begins a reference that comes tensor by tensor, of about ``expected`` bytes (0: unknown).
+    def writer(self, name: str, replace: bool = False, expected: int = 0, limit: int | None = None) -> Writer:
+        """Begins a reference that comes tensor by tensor, of about ``expected`` bytes (0: unknown) and at most ``limit``: of
+        a file all of it counts, in memory the tensors do.
 
         Raises :class:`StoreProblem` where these have no room.
         """
@@ -84,18 +103,3 @@ def save_whole(writer: Writer, reference: Reference) -> Saved:
         writer.abort()
     reference.name = saved.name
     return saved
-
-
-def free_name(name: str, taken: Callable[[str], bool]) -> str:
-    """``name``, or the first of ``name-2``, ``name-3``… for which ``taken`` is false."""
-    number, free = 1, name
-    while taken(free):
-        number += 1
-        free = f"{name}-{number}"
-    return free
-
-
-def missing(name: str, names: list[str], where: str) -> ReferenceProblem:
-    """The sentence for a reference that is not there."""
-    have = f"there are: {', '.join(names[-8:])}" if names else "save one first"
-    return ReferenceProblem(f"There is no reference {name!r} {where}; {have}.")

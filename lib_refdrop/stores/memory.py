@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..references.contents import passes_of
+from ..references.names import checked, free, missing, new
 from ..references.pinned import pinned
 from ..references.reference import Reference
 from .budget import MemoryBudget
-from .file_format import assembled
-from .interface import Saved, free_name, missing, save_whole
+from .interface import LimitReached, Saved, save_whole
 
 
 class _Kept(NamedTuple):
@@ -51,13 +52,14 @@ class MemoryStore:
         with self.budget.using(kept.key):
             yield kept.reference
 
-    def writer(self, name: str, replace: bool = False, expected: int = 0) -> MemoryWriter:
-        return MemoryWriter(self, name, replace, expected)
+    def writer(self, name: str, replace: bool = False, expected: int = 0, limit: int | None = None) -> MemoryWriter:
+        return MemoryWriter(self, checked(name) if replace else new(name), replace, expected, limit)
 
     def save(self, reference: Reference, name: str, replace: bool = False) -> Saved:
         return save_whole(self.writer(name, replace, reference.nbytes), reference)
 
     def delete(self, name: str) -> None:
+        name = checked(name)
         with self._lock:
             kept = self._kept.pop(name, None)
         if kept is None:
@@ -65,6 +67,7 @@ class MemoryStore:
         self.budget.remove(kept.key)
 
     def _find(self, name: str) -> _Kept:
+        name = checked(name)
         with self._lock:
             kept = self._kept.get(name)
         if kept is None:
@@ -76,7 +79,7 @@ class MemoryStore:
         with self._lock:
             reference = kept.reference
             reference.name = reference.manifest["name"] = (
-                name if replace else free_name(name, self._kept.__contains__))
+                name if replace else free(name, self._kept.__contains__))
             old = self._kept.pop(reference.name, None)
             self._kept[reference.name] = kept
         if old is not None:
@@ -89,19 +92,28 @@ class MemoryStore:
 
 
 class MemoryWriter:
-    """A :class:`~.interface.Writer` whose bytes count from the beginning."""
+    """A :class:`~.interface.Writer` whose bytes count from the beginning, and until it is done or nobody has it any more: a
+    generation that fails need not say so."""
 
-    def __init__(self, store: MemoryStore, name: str, replace: bool, expected: int) -> None:
-        self._store, self._name, self._replace = store, name, replace
+    def __init__(self, store: MemoryStore, name: str, replace: bool, expected: int, limit: int | None) -> None:
+        self._store, self._name, self._replace, self._limit = store, name, replace, limit
+        expected = expected if limit is None else min(expected, limit)
         self._tensors: dict[str, Tensor] = {}
         self._key, self._what = object(), f"Reference {name!r}"
         self._bytes, self._reserved, self._closed = 0, expected, False
         self._dropped = store.budget.put(self._key, expected, self._what)
+        self._freed = store.budget.owned_by(self, self._key)
+
+    @property
+    def left(self) -> int | None:
+        return None if self._limit is None else self._limit - self._bytes
 
     def add(self, name: str, tensor: Tensor) -> None:
         if self._closed or name in self._tensors:
             raise ValueError(f"the writer of {self._name!r} is closed" if self._closed else f"{name} is there already")
         own = _own(tensor)
+        if self._limit is not None and self._bytes + _held(own) > self._limit:
+            raise LimitReached(self._name, self._limit, self._bytes + _held(own) - self._limit)
         self._tensors[name] = own
         self._bytes += _held(own)
         if self._bytes > self._reserved:
@@ -118,9 +130,10 @@ class MemoryWriter:
         try:
             nbytes = sum(tensor.nbytes for tensor in self._tensors.values())
             own = dict(manifest)
-            kept = _Kept(Reference(self._name, own, assembled(own, self._tensors), self._tensors, nbytes), self._key)
+            kept = _Kept(Reference(self._name, own, passes_of(own, self._tensors), self._tensors, nbytes), self._key)
             self._store._publish(kept, self._name, self._replace)
             self._closed = True
+            self._freed.detach()
             self._dropped += self._store.budget.put(self._key, self._bytes, f"Reference {kept.reference.name!r}",
                                                     lambda: self._store._drop(kept))
         finally:
@@ -132,7 +145,7 @@ class MemoryWriter:
     def abort(self) -> None:
         if not self._closed:
             self._closed, self._tensors = True, {}
-            self._store.budget.remove(self._key)
+            self._freed()
 
     def _count(self, nbytes: int) -> None:
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
 import secrets
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -57,13 +59,24 @@ class PartialFile:
 
 
 def clean(folder: Path) -> None:
-    """Deletes what killed processes left: of this computer at once, of others (who cannot be asked) after a day."""
+    """Deletes what killed processes left. The lock is asked first: a file that somebody holds stays, whatever its age, and what
+    this computer left unlocked goes at once. Of another computer, whose lock may not be seen here, and where there are no locks,
+    what nobody wrote to for a day goes."""
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > DAY:
+            locked = _is_locked(path)
+            orphan = locked is False and path.name.startswith(f"{PREFIX}{_host()}-")
+            if orphan or (not locked and time.time() - path.stat().st_mtime > DAY):
                 path.unlink()
-            elif path.name.startswith(f"{PREFIX}{_host()}-") and fcntl is not None:
-                _unlink_unlocked(path)
+
+
+def sync(file: BinaryIO) -> None:
+    """Waits until a file is on the disk; some network and FUSE drives do not know how, and are believed. Raises OSError."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -78,13 +91,18 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _unlink_unlocked(path: Path) -> None:
-    with open(path, "rb") as file:
+def _is_locked(path: Path) -> bool | None:
+    """Whether a process holds a file; None where the system, or the file system, has no such locks."""
+    if fcntl is None:
+        return None
+    with open(path, "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # in use, or a file system without locks
-            return
-        path.unlink()
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        return False
 
 
 def _host() -> str:

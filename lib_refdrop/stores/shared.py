@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from inspect import signature
 from pathlib import Path
@@ -17,15 +17,16 @@ from types import ModuleType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ..words import RefDropError, ReferenceProblem, StoreProblem
+from ..references.names import SUFFIX, is_name, normalised
 from ..references.reference import Reference
-from .disk import SUFFIX, DiskStore, checked_name, not_saved
-from .file_format import read_reference
-from .file_store import FileStore
-from .file_writer import FileWriter
-from .interface import Store, missing
-from .partial import DAY, PREFIX, PartialFile, clean
+from ..words import RefDropError, StoreProblem, shortened
+from .disk import DiskStore
+from .files import FileStore
+from .interface import Store
+from .partial import DAY, PREFIX, PartialFile, clean, sync
 from .partial import SUFFIX as PARTIAL
+from .reading import read_reference
+from .writer import FileWriter
 
 # Object stores show a file only when all of it is there, and can refuse to write over another in the same step.
 _WHOLE_AT_ONCE = {"s3", "s3a", "gs", "gcs"}
@@ -48,15 +49,15 @@ class SharedStore(FileStore):
 
         Raises :class:`StoreProblem` where fsspec, or what it needs for this kind of URL, is not installed.
         """
-        self.url = re.sub("//[^/@]*@", "//", url)  # without a password
-        fsspec = _fsspec(self.url)
+        self.where = re.sub("//[^/@]*@", "//", url)  # without a password
+        fsspec = _fsspec(self.where)
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise StoreProblem(f"The shared library {self.url} cannot be opened: {_line(error)}; install that into the "
+            raise StoreProblem(f"The shared library {self.where} cannot be opened: {_line(error)}; install that into the "
                                "Python of the web UI (pip install).") from error
         except Exception as error:  # every kind of place has errors of its own
-            raise StoreProblem(f"The shared library {self.url} cannot be opened: {_line(error)}; give a folder, or a "
+            raise StoreProblem(f"The shared library {self.where} cannot be opened: {_line(error)}; give a folder, or a "
                                "URL such as s3://bucket/folder.") from error
         self._root = root.rstrip("/")
         kinds = self._files.protocol
@@ -67,50 +68,17 @@ class SharedStore(FileStore):
         self._cache = home / _short(url)
 
     def names(self) -> list[str]:
-        found = [(_when(info), _last(info)[: -len(SUFFIX)]) for info in self._listing()
-                 if info["type"] == "file" and _last(info).endswith(SUFFIX)]
-        return [name for _, name in sorted(found)]
+        found = self._listed()
+        return sorted(found, key=lambda name: (_when(found[name]), name))
 
-    def load(self, name: str) -> Reference:
-        remote = self._remote(name)
-        with self._told(f"Reference {name!r} cannot be fetched from"):
-            try:
-                return read_reference(self._fetched(remote), name)
-            except FileNotFoundError:
-                pass
-        raise missing(name, self.names(), f"in {self.url}")
+    def taken(self) -> Callable[[str], bool]:
+        return self._listed().__contains__
 
-    def writer(self, name: str, replace: bool = False, expected: int = 0) -> FileWriter:
-        self._remote(name)
-        self._clean()
-        return FileWriter(self._cache, name, replace, expected, self._taken, self._publish,
-                          lambda name, error: not_saved(name, self.url, error))
+    def next_order(self) -> int:
+        """The place's own clock orders what lies there."""
+        return time.time_ns()
 
-    def delete(self, name: str) -> None:
-        remote = self._remote(name)
-        if not self._taken(name):
-            raise missing(name, self.names(), f"in {self.url}")
-        with self._told(f"Reference {name!r} could not be deleted from", StoreProblem):
-            with contextlib.suppress(FileNotFoundError):
-                self._files.rm_file(remote)
-
-    def _remote(self, name: str) -> str:
-        return f"{self._root}/{checked_name(name)}{SUFFIX}"
-
-    def _listing(self, problem: type[RefDropError] = ReferenceProblem) -> list[dict]:
-        with self._told("References cannot be listed in", problem):
-            self._files.invalidate_cache()
-            try:
-                return self._files.ls(self._root, detail=True)
-            except FileNotFoundError:
-                return []
-
-    def _taken(self, name: str) -> bool:
-        with self._told("References cannot be listed in", StoreProblem):
-            self._files.invalidate_cache()
-            return self._files.exists(self._remote(name))
-
-    def _publish(self, partial: Path, name: str, replace: bool) -> str:
+    def publish(self, partial: Path, name: str, replace: bool) -> str:
         remote = self._remote(name)
         way = f"{self._root}/{PREFIX}{secrets.token_hex(8)}{PARTIAL}"
         try:
@@ -130,7 +98,51 @@ class SharedStore(FileStore):
             if not self._whole_at_once:
                 with contextlib.suppress(Exception):  # moved, or the place cannot be reached: cleaned up another day
                     self._files.rm_file(way)
-        return f"{self.url.rstrip('/')}/{name}{SUFFIX}"
+        return f"{self.where.rstrip('/')}/{name}{SUFFIX}"
+
+    def _writer(self, name: str, replace: bool, expected: int, limit: int | None) -> FileWriter:
+        self._clean()
+        return FileWriter(self, self._cache, name, replace, expected, limit)
+
+    def _opened(self, name: str) -> Reference | None:
+        for spelled in (name, None):
+            with self._told(f"Reference {name!r} cannot be fetched from"):
+                try:
+                    remote = self._remote(name) if spelled else self._listed().get(name, {}).get("name")
+                    return read_reference(self._fetched(remote), name) if remote else None
+                except FileNotFoundError:
+                    pass
+        return None
+
+    def _deleted(self, name: str) -> bool:
+        info = self._listed().get(name)
+        if info is None:
+            return False
+        with self._told(f"Reference {name!r} could not be deleted from"):
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(info["name"])
+        return True
+
+    def _remote(self, name: str) -> str:
+        return f"{self._root}/{name}{SUFFIX}"
+
+    def _listed(self) -> dict[str, dict]:
+        """The files by name, which is one that a user can ask for."""
+        found: dict[str, dict] = {}
+        for info in sorted(self._listing(), key=_last):
+            name = _last(info)[: -len(SUFFIX)]
+            if info["type"] == "file" and _last(info).endswith(SUFFIX) and is_name(name) and (
+                    normalised(name) == name or normalised(name) not in found):
+                found[normalised(name)] = info
+        return found
+
+    def _listing(self) -> list[dict]:
+        with self._told("References cannot be listed in"):
+            self._files.invalidate_cache()
+            try:
+                return self._files.ls(self._root, detail=True)
+            except FileNotFoundError:
+                return []
 
     def _fetched(self, remote: str) -> Path:
         """The local copy of a file as it is now in the library. Raises FileNotFoundError."""
@@ -139,7 +151,7 @@ class SharedStore(FileStore):
             before = self._version(remote)
             path = self._cache / f"{_short(remote)}-{before}{SUFFIX}"
             if path.exists():
-                os.utime(path)  # in use: kept for another week
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # in use: kept for another week
                 return path
             clean(self._cache)
             partial = PartialFile(self._cache)
@@ -148,7 +160,7 @@ class SharedStore(FileStore):
                     raise OSError(f"there is no room for it in {self._cache}")
                 self._files.get_file(remote, str(partial.path))
                 if self._version(remote) == before:
-                    os.fsync(partial.file.fileno())
+                    sync(partial.file)
                     partial.release()
                     os.replace(partial.path, path)
                     self._forget(remote, path)
@@ -167,25 +179,25 @@ class SharedStore(FileStore):
         for path in self._cache.glob("*" + SUFFIX):
             with contextlib.suppress(OSError):
                 older = path.name.startswith(_short(remote) + "-") and path != newest
-                if older or time.time() - path.stat().st_mtime > 7 * DAY:
+                if older or time.time() - path.stat().st_atime > 7 * DAY:
                     path.unlink()
 
     def _clean(self) -> None:
         """Deletes what other machines began to send more than a day ago and never finished."""
-        for info in self._listing(StoreProblem):
+        for info in self._listing():
             if _last(info).startswith(PREFIX) and 0 < _when(info) < time.time() - DAY:
                 with contextlib.suppress(Exception):  # somebody else was quicker, or may and we may not
                     self._files.rm_file(info["name"])
 
     @contextlib.contextmanager
-    def _told(self, what: str, problem: type[RefDropError] = ReferenceProblem) -> Iterator[None]:
+    def _told(self, what: str) -> Iterator[None]:
         """Every kind of place has errors of its own; they become one sentence."""
         try:
             yield
         except RefDropError:
             raise
         except Exception as error:
-            raise problem(f"{what} {self.url}: {_line(error)}; check the connection and the rights there.") from error
+            raise StoreProblem(f"{what} {self.where}: {_line(error)}; check the connection and the rights there.") from error
 
 
 def open_store(place: str | Path) -> Store:
@@ -227,4 +239,4 @@ def _short(text: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:200]
+    return shortened(str(error) or type(error).__name__, 200)

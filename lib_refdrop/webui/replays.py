@@ -17,18 +17,21 @@ from ..stores import MemoryBudget
 
 
 class ReplayMemory:
-    """Replayed references of this program, within the budget that it shares with all that is kept in memory."""
+    """Replayed references of this program, within the budget that it shares with all that is kept in memory.
+
+    What a ``user`` has found or kept stays for as long as that object is there.
+    """
 
     def __init__(self, budget: MemoryBudget) -> None:
         self.budget = budget
         self._kept: dict[tuple, Reference] = {}
 
-    def find(self, key: tuple) -> Reference | None:
-        self.budget.touch(key)
+    def find(self, key: tuple, user: object) -> Reference | None:
+        self.budget.use(key, user)
         return self._kept.get(key)
 
-    def keep(self, key: tuple, features: Reference) -> None:
-        self.budget.put(key, features.nbytes, f"The replay of {features.name!r}", lambda: self._kept.pop(key, None))
+    def keep(self, key: tuple, features: Reference, user: object) -> None:
+        self.budget.put(key, features.nbytes, f"The replay of {features.name!r}", lambda: self._kept.pop(key, None), user)
         self._kept[key] = features
 
 
@@ -41,10 +44,10 @@ class HostReplays(Replays):
         self._bar: tqdm | None = None
 
     def find(self, key: tuple) -> Reference | None:
-        return self._memory.find((*key, *self._model))
+        return self._memory.find((*key, *self._model), self)
 
     def keep(self, key: tuple, features: Reference) -> None:
-        self._memory.keep((*key, *self._model), features)
+        self._memory.keep((*key, *self._model), features, self)
 
     def plan(self, lineage: Lineage, reference: Reference, pass_name: str) -> Plan:
         """Everything, where memory allows that; otherwise the best that fits into half of what is allowed."""

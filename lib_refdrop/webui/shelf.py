@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
 from modules import shared
 
-from ..words import ReferenceProblem
-from ..words import said
-from ..stores import MemoryBudget, MemoryStore, Saved, Store, open_store
+from ..stores import MemoryBudget, MemoryStore, Saved, Store, machine, open_store
+from ..words import ReferenceProblem, said
 from .replays import ReplayMemory
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "latents"
@@ -23,6 +21,7 @@ class Shelf:
         self.memory = MemoryStore(MemoryBudget(_memory_limit()))
         self.replays = ReplayMemory(self.memory.budget)
         self.message = ""
+        self._opened: tuple[str | Path, Store] | None = None
 
     @property
     def place(self) -> str | Path:
@@ -30,7 +29,13 @@ class Shelf:
         return getattr(shared.cmd_opts, "refdrop_dir", None) or DEFAULT_FOLDER
 
     def store(self, name: str) -> Store:
-        return self.memory if name == "RAM" else open_store(self.place)
+        """The store of that name; the one on disk is opened once, and knows what it has seen. Raises :class:`StoreProblem`."""
+        if name == "RAM":
+            return self.memory
+        place = self.place
+        if self._opened is None or self._opened[0] != place:
+            self._opened = place, open_store(place)
+        return self._opened[1]
 
     def newest(self, store: str) -> str:
         """The name of the reference saved last. Raises :class:`ReferenceProblem` where there is none."""
@@ -64,11 +69,9 @@ def _place(store: str) -> str:
 
 
 def _memory_limit() -> int:
-    """Bytes that may be kept in memory: ``--refdrop-memory``, or a quarter of the machine's."""
+    """Bytes that may be kept in memory: ``--refdrop-memory``, or a quarter of what this program may have."""
     asked = getattr(shared.cmd_opts, "refdrop_memory", None)
     if asked:
         return int(asked * 1e9)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    except (AttributeError, ValueError, OSError):  # Windows does not say so
-        return 4 * 10**9
+    machines = machine.memory()
+    return machines // 4 if machines else 4 * 10**9

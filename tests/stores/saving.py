@@ -26,7 +26,7 @@ COUNT, NUMBERS = 24, 4096
 
 def tensors_of(seed: int) -> dict[str, torch.Tensor]:
     """What the reference of this number holds."""
-    return {f"base/0000/output.{n}.0/cond/h": (torch.arange(NUMBERS) * 31 + seed * 1009 + n).view(64, -1)
+    return {f"base/0000/output.{n}.0/cond/h": (torch.arange(NUMBERS) * 31.0 + seed * 1009 + n).double().view(64, -1)
             for n in range(COUNT)}
 
 

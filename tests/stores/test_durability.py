@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lib_refdrop.references.codec import Representation, encode
 from lib_refdrop.words import ReferenceProblem, StoreProblem
-from lib_refdrop.stores import DiskStore, header, partial
+from lib_refdrop.stores import DiskStore, partial, safetensors
 
 from .saving import is_whole, save, tensors_of
 from .test_stores import fill, make_manifest
@@ -178,7 +179,7 @@ def damaged(tmp_path):
     """A small reference's file, and a check: as it is now, it reads the same or is refused in one sentence."""
     store = DiskStore(tmp_path)
     tensors = {f"base/000{call}/output.3.0/cond/{part}": torch.rand(4, 8).half() for call in (0, 1) for part in "kv"}
-    tensors["base/given/0/context"] = torch.rand(3).double()
+    tensors["base/given/0/y"] = torch.rand(3).double()
     path = fill(store.writer("hero"), tensors).commit(make_manifest()).path
     whole = store.load("hero")
     content = {name: whole.features[name] for name in whole.features}
@@ -306,9 +307,10 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 
 def test_a_number_type_that_this_torch_lacks(tmp_path, monkeypatch):
-    tensor = torch.zeros(2, 8).to(torch.float8_e4m3fn)
-    fill(DiskStore(tmp_path).writer("hero"), {"base/0000/output.3.0/cond/h": tensor}).commit(make_manifest())
-    monkeypatch.delitem(header.DTYPES, "F8_E4M3")
+    parts = encode(Representation("hidden", "fp8"), torch.rand(2, 8))
+    fill(DiskStore(tmp_path).writer("hero"), {f"base/0000/output.3.0/cond/{part}": parts[part] for part in parts}).commit(
+        make_manifest())
+    monkeypatch.delitem(safetensors.DTYPES, "F8_E4M3")
     with pytest.raises(ReferenceProblem, match="'hero' holds numbers of type F8_E4M3.*update PyTorch"):
         DiskStore(tmp_path).load("hero")
 
@@ -318,13 +320,13 @@ def test_a_number_type_that_this_torch_lacks(tmp_path, monkeypatch):
 
 @st.composite
 def tensors(draw):
-    dtype = draw(st.sampled_from(sorted(header.DTYPES)))
+    dtype = draw(st.sampled_from(sorted(safetensors.DTYPES)))
     shape = draw(st.lists(st.integers(0, 5), max_size=3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     highest = 2 if dtype == "BOOL" else 256
-    width = torch.empty((), dtype=header.DTYPES[dtype]).element_size()
+    width = torch.empty((), dtype=safetensors.DTYPES[dtype]).element_size()
     raw = torch.randint(0, highest, (*shape, width), dtype=torch.uint8, generator=generator)
-    return raw.view(header.DTYPES[dtype]).view(shape)
+    return raw.view(safetensors.DTYPES[dtype]).view(shape)
 
 
 LETTERS = st.characters(blacklist_categories=["Cs"], blacklist_characters="/")

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lib_refdrop.words import ReferenceProblem, StoreProblem
+from lib_refdrop.words import ReferenceProblem, SettingsError, StoreProblem
 from lib_refdrop.model.rows import Kind
 from lib_refdrop.references.reference import FORMAT_VERSION, PassRecord, RecordedCall, Reference, passes_from
 from lib_refdrop.model.sites import Lineage, Site, SiteShape
@@ -32,7 +32,7 @@ def make_reference(tokens=16, value=1.0):
     for call in range(2):
         for branch in ("cond", "uncond"):
             at = f"base/{call:04d}"
-            tensors[f"{at}/output.3.0/{branch}/k"] = torch.full((tokens, 8), value + call)
+            tensors[f"{at}/output.3.0/{branch}/k"] = torch.full((tokens, 8), float(value + call))
             tensors[f"{at}/output.3.0/{branch}/v"] = torch.rand(tokens, 8)
             tensors[f"{at}/x/{branch}"] = torch.rand(4, 8, 8).half()
             tensors[f"{at}/t/{branch}"] = torch.tensor(999 - call)
@@ -110,7 +110,7 @@ def test_files_that_are_no_references(tmp_path):
 
 def test_names_cannot_leave_the_folder(tmp_path):
     for name in ("../hero", "a/b", "..", ""):
-        with pytest.raises(ReferenceProblem, match="not the name"):
+        with pytest.raises(SettingsError, match="cannot be a reference's name"):
             DiskStore(tmp_path / "latents").load(name)
 
 
@@ -254,7 +254,7 @@ def test_free_space_is_checked_before_anything_is_written(tmp_path):
 
 def held(writer, count=1000):
     """Saves a reference of exactly ``count`` bytes."""
-    tensor = torch.zeros(count // 8, 8, dtype=torch.uint8)
+    tensor = torch.zeros(count // 8, 4, dtype=torch.float16)
     return fill(writer, {"base/0000/output.3.0/cond/h": tensor}).commit(make_manifest())
 
 

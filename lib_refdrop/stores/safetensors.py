@@ -3,10 +3,14 @@
 The format (https://github.com/huggingface/safetensors): 8 bytes, the header's length as a little-endian number; the
 header, a JSON object padded with spaces, ``{"__metadata__": {text: text}, name: {"dtype", "shape", "data_offsets"}}``;
 then the tensors' bytes, row-major and little-endian, without holes. Nothing here knows what a tensor means.
+
+Of our own there are three texts in the metadata: the manifest, a checksum of all that the header says, and one of each
+tensor's bytes (CRC-32; format 1 has none).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -15,10 +19,13 @@ from typing import BinaryIO, NamedTuple
 
 import torch
 
-MANIFEST, CHECK = "refdrop", "refdrop.check"
+MANIFEST, CHECK, SUMS = "refdrop", "refdrop.check", "refdrop.sums"
 ALIGNMENT = 8
 LONGEST = 16 * 2**20  # bytes of header, some 100,000 tensors; reading a longer one could take gigabytes
+SUM_LETTERS = 16 / 3  # that a tensor's checksum takes in the header
 _MOST_NUMBERS = 2**40
+_FIRST = b'{"__metadata__":'  # as every writer known begins, and ours
+_FIRST_READ = 2**16
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -30,17 +37,30 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies: ``start`` and ``stop`` count bytes from the end of the header."""
+    """A tensor's type and shape and where it lies: ``start`` and ``stop`` count bytes from the end of the header.
+    ``crc`` is its bytes' CRC-32, None where a file has none."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    crc: int | None = None
+
+
+class Header(NamedTuple):
+    """What stands before the tensors: ``start`` is where those begin, ``digest`` the SHA-256 of it all."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, dict]
+    start: int
+    digest: str
 
 
 def encode(entries: Mapping[str, Entry], manifest: str) -> bytes:
-    """The beginning of the file, up to the first tensor. Raises ValueError where it would be too long."""
-    metadata = {"format": "pt", MANIFEST: manifest, CHECK: checksum(entries, manifest)}
+    """The beginning of the file, up to the first tensor; every entry has its ``crc``. Raises ValueError where it would be
+    too long."""
+    sums = base64.b64encode(b"".join(entries[name].crc.to_bytes(4, "big") for name in sorted(entries))).decode()
+    metadata = {"format": "pt", MANIFEST: manifest, CHECK: checksum(entries, manifest, sums), SUMS: sums}
     tensors = {name: {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [entry.start, entry.stop]}
                for name, entry in entries.items()}
     text = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":")).encode()
@@ -54,42 +74,60 @@ def padded(text: bytes, room: int) -> bytes:
     return (room - 8).to_bytes(8, "little") + text.ljust(room - 8)
 
 
-def read(file: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, dict], int]:
-    """Metadata, the tensors' raw descriptions and the header's end, of a file of ``size`` bytes.
+def letters_of(name: str, entry: Entry) -> int:
+    """At most so many bytes an entry takes in the header."""
+    return math.ceil(len(json.dumps({name: [entry.dtype, entry.shape]})) + 2 * len(str(entry.stop)) + SUM_LETTERS) + 50
+
+
+def read(file: BinaryIO, size: int) -> Header:
+    """The header of a file of ``size`` bytes.
 
     Nothing is allocated on the header's word alone: its length is held against the file's. Raises ValueError, OSError.
     """
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > size - 8:
-        raise ValueError("the file ends in its header")
-    if length > LONGEST:
-        raise ValueError(f"its header has {length} bytes")
-    text = b""
-    while len(text) < length and (more := file.read(length - len(text))):
-        text += more
+    length = _length(file, size)
+    text = _read(file, length)
     header = json.loads(text.decode()) if text.startswith(b"{") else None
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata are no texts")
-    return metadata, header, 8 + length
+    return Header(metadata, header, 8 + length, hashlib.sha256(text.strip()).hexdigest())
 
 
-def entries_of(tensors: Mapping[str, dict], nbytes: int) -> dict[str, Entry]:
+def read_metadata(file: BinaryIO, size: int) -> dict[str, str]:
+    """The metadata alone, as a rule without reading what the header says of tensors. Raises as :func:`read` does."""
+    length = _length(file, size)
+    text = _read(file, min(length, _FIRST_READ))
+    if text.startswith(_FIRST):
+        try:
+            return json.JSONDecoder().raw_decode(text.decode(errors="replace"), len(_FIRST))[0]
+        except ValueError:  # longer than what was read
+            pass
+    file.seek(0)
+    return read(file, size).metadata
+
+
+def entries_of(header: Header, nbytes: int) -> dict[str, Entry]:
     """The tensors that fill exactly ``nbytes``. Raises ValueError where a description makes no sense."""
-    entries, end = {}, 0
-    found = [(name, _entry(name, raw)) for name, raw in tensors.items()]
-    for name, entry in sorted(found, key=lambda pair: (pair[1].start, pair[1].stop)):
+    found = {name: _entry(name, raw) for name, raw in header.tensors.items()}
+    end = 0
+    for name, entry in sorted(found.items(), key=lambda pair: (pair[1].start, pair[1].stop)):
         if entry.start != end:
             raise ValueError(f"{name} does not begin where the tensor before it ends")
-        entries[name], end = entry, entry.stop
+        end = entry.stop
     if end != nbytes:
         raise ValueError(f"its tensors need {end} bytes, it has {nbytes}")
-    return entries
+    if SUMS not in header.metadata:
+        return found
+    sums = base64.b64decode(header.metadata[SUMS], validate=True)
+    if len(sums) != 4 * len(found):
+        raise ValueError("it has more or fewer checksums than tensors")
+    return {name: found[name]._replace(crc=int.from_bytes(sums[4 * place:4 * place + 4], "big"))
+            for place, name in enumerate(sorted(found))}
 
 
-def checksum(entries: Mapping[str, Entry], manifest: str) -> str:
+def checksum(entries: Mapping[str, Entry], manifest: str, sums: str | None = None) -> str:
     """SHA-256 of what a header says: one changed digit can leave a header that is valid and says something else.
 
     The places of the tensors are left out, so a file that the public library wrote again is still the same.
@@ -97,7 +135,25 @@ def checksum(entries: Mapping[str, Entry], manifest: str) -> str:
     digest = hashlib.sha256(manifest.encode())
     for name in sorted(entries):
         digest.update(f"\n{name} {entries[name].dtype} {list(entries[name].shape)}".encode())
+    if sums is not None:
+        digest.update(f"\n{sums}".encode())
     return digest.hexdigest()
+
+
+def _length(file: BinaryIO, size: int) -> int:
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise ValueError("the file ends in its header")
+    if length > LONGEST:
+        raise ValueError(f"its header has {length} bytes")
+    return length
+
+
+def _read(file: BinaryIO, length: int) -> bytes:
+    text = b""
+    while len(text) < length and (more := file.read(length - len(text))):
+        text += more
+    return text
 
 
 def _entry(name: str, raw: dict) -> Entry:
