@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..references.contents import passes_of
 from ..references.names import checked, free, missing, new
-from ..references.pinned import pinned
+from ..references.on_device import pinned
 from ..references.reference import Reference
 from .budget import MemoryBudget
 from .interface import LimitReached, Saved, save_whole

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_refdrop.references.ahead import Ahead
+from lib_refdrop.references.on_device import Ahead
 from lib_refdrop.references.plan import RECIPES
 from lib_refdrop.references.reference import Key
 from lib_refdrop.techniques.reference.guidance import Guidance
@@ -21,9 +21,9 @@ def test_without_cuda_features_are_handed_out_as_they_are_kept(studio):
     reference, _ = studio.record()
     site = next(iter(studio.lineage.sites))
     key = Key("base", 1, site, COND)
-    ahead = Ahead(reference, lambda where, branch: key if where == site else None, torch.device("cpu"))
-    assert ahead.take(site, COND)["h"] is reference.feature(key)["h"]
-    assert ahead.take(list(studio.lineage.sites)[1], COND) is None
+    ahead = Ahead(reference, torch.device("cpu"))
+    assert ahead.take(key)["h"] is reference.feature(key)["h"]
+    assert ahead.take(key._replace(call=99)) is None
 
 
 class _NoWaiting(SamplingPass):

@@ -10,9 +10,8 @@ from torch import Tensor
 from ...model.layer import ModelCall, SiteInput
 from ...model.rows import COND, UNCOND, Kind, Run, runs
 from ...model.sites import Lineage, Site
-from ...references.ahead import Ahead
 from ...references.codec import decode
-from ...references.projected import KeyValues, Projected
+from ...references.on_device import Ahead, KeyValues, Projected
 from ...references.reference import Key, Reference, Served, has_branch
 from ...references.replay import Replays, replay
 from ...words import ReferenceProblem
@@ -126,10 +125,11 @@ class _Guide:
             self._note_missing(kind)
             if served := self._record.serving(call.sigma, visit, kind):
                 self._serving[kind] = served
-        if self._ahead:
-            self._ahead.begin_call()
         self._last |= self._serving
         self._projected.only(self._last.values())
+        if self._ahead:
+            self._ahead.begin_call([self._key(site, kind) for site in sorted(self.sites)  # the order in which layers run
+                                    for kind, served in self._serving.items() if not self._projected.find(served, site)])
 
     def strength_at(self, site: Site, kind: Kind) -> float:
         return self.strength.at(self._sigma, site, kind)
@@ -142,8 +142,8 @@ class _Guide:
             return None
         found = self._projected.find(served, site)
         if found is None:
-            self._ahead = self._ahead or Ahead(self._features, self._key, like.device)
-            parts = self._ahead.take(site, kind)
+            self._ahead = self._ahead or Ahead(self._features, like.device)
+            parts = self._ahead.take(self._key(site, kind))
             if parts is None:
                 return None
             decoded = decode(parts, like.dtype, like.device)
@@ -153,11 +153,9 @@ class _Guide:
                 self._projected.keep(served, site, found)
         return found
 
-    def _key(self, site: Site, kind: Kind) -> Key | None:
-        """What has to be fetched for a layer, if anything."""
-        served = self._serving.get(kind)
-        if served is None or site not in self.sites or self._projected.find(served, site):
-            return None
+    def _key(self, site: Site, kind: Kind) -> Key:
+        """The feature that serves rows of a kind in a layer of the call that runs."""
+        served = self._serving[kind]
         return Key(self.pass_name, served.call, site, served.kind)
 
     def _note_missing(self, kind: Kind) -> None:
