@@ -38,7 +38,8 @@ class _Tensor(Protocol):
 
 
 def version_of(manifest: Any) -> float:
-    """The format's number. Raises ValueError, TypeError or KeyError where there is none; "1.1" is newer than all we know."""
+    """The format's number. Raises ValueError, TypeError or KeyError where there is none; "1.1" is newer than all we
+    know."""
     text = manifest["format"]
     version = float(text) if type(text) in (int, float, str) else math.nan
     if not 1 <= version < math.inf:
@@ -49,9 +50,8 @@ def version_of(manifest: Any) -> float:
 def passes_of(manifest: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> dict[str, PassRecord]:
     """What a manifest and the tensors beside it say about the recorded passes.
 
-    Raises ValueError, KeyError, TypeError or AttributeError where something is named wrongly, is incomplete, belongs to no
-    recorded call or has a type or shape that nothing could be made of.
-    """
+    Raises ValueError, KeyError, TypeError or AttributeError where something is named wrongly, is incomplete, belongs to
+    no recorded call or has a type or shape that nothing could be made of. """
     calls = _calls(manifest["passes"])
     for text in _TEXTS:
         if not isinstance(manifest.get(text, ""), str):

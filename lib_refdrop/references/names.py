@@ -12,7 +12,8 @@ SUFFIX = ".safetensors"
 LONGEST = 120  # bytes; some file systems have 143 for a file's name, its ending and a number included
 _NUMBERED = LONGEST + 10  # a store may have added a number
 _NAMED = 5  # of the names that are there, in a sentence
-_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(port + n for port in ("com", "lpt") for n in "123456789¹²³")}
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$",
+             *(port + number for port in ("com", "lpt") for number in "123456789¹²³")}
 _INVISIBLE = set("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # and yet letters or marks, by their category
 
 
@@ -27,14 +28,13 @@ def normalised(name: str) -> str:
 def checked(name: str, longest: int = _NUMBERED) -> str:
     """The name in its one form.
 
-    Raises :class:`SettingsError` for one that cannot be a file's name on every system, and for one with invisible letters or
-    with marks that turn the direction of writing, which nobody could tell from another.
-    """
+    Raises :class:`SettingsError` for one that cannot be a file's name on every system, and for one with invisible
+    letters or with marks that turn the direction of writing, which nobody could tell from another. """
     found = normalised(name)
     bad = not found.isprintable() or (set('<>:"/\\|?*') | _INVISIBLE) & set(found) or found != found.strip(".")
     if bad or not 0 < len(found.encode()) <= longest or found.split(".")[0].rstrip().lower() in _RESERVED:
-        raise SettingsError(f"{name[:100]!r} cannot be a reference's name; use letters, digits, spaces, - and _, at most "
-                            f"{LONGEST} bytes.")
+        raise SettingsError(f"{name[:100]!r} cannot be a reference's name; use letters, digits, spaces, - and _, at "
+                            f"most {LONGEST} bytes.")
     return found
 
 
@@ -62,8 +62,8 @@ def free(name: str, taken: Callable[[str], bool]) -> str:
 
 
 def missing(name: str, names: Sequence[str], where: str) -> ReferenceProblem:
-    """The sentence for a reference that is not there: of ``names``, oldest first, it tells the nearest few, then the newest,
-    and how many more there are."""
+    """The sentence for a reference that is not there: of ``names``, oldest first, it tells the nearest few, then the
+    newest, and how many more there are."""
     if not names:
         return ReferenceProblem(f"There is no reference {name!r} {where}; save one first.")
     lower = {each.lower(): each for each in names}

@@ -1,12 +1,12 @@
 """A reference: who made it and how, which model calls it saw, and what is kept of them.
 
-Tensors have names, in memory as in a file (``cond`` stands for any kind of row, see :class:`~lib_refdrop.model.rows.Kind`):
+Tensors have names, in memory as in a file (``cond`` stands for any kind of row, see
+:class:`~lib_refdrop.model.rows.Kind`):
 
 - a *feature*, in parts (:data:`~lib_refdrop.references.codec.PARTS`): ``base/0003/output.4.1/cond/h``;
-- the *trajectory*: what the model was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its timestep),
-  and its conditioning, once for each that differs: ``base/given/0/context``. The manifest's ``given`` says which of them
-  each call had. (Format 1 has one conditioning a pass and branch, ``base/given/cond/context``.)
-"""
+- the *trajectory*: what the model was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its
+  timestep), and its conditioning, once for each that differs: ``base/given/0/context``. The manifest's ``given`` says
+  which of them each call had. (Format 1 has one conditioning a pass and branch, ``base/given/cond/context``.) """
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ GIVEN = "given"
 _SEEN = ("x", "t")
 _LARGEST = 1e6  # far beyond what fp16 can hold
 
-Given = Mapping[str, Mapping[Kind, tuple[int, ...]]]  # by pass and kind: the number of each call's conditioning, −1: none
 
 
 class RecordedCall(NamedTuple):
@@ -118,8 +117,9 @@ class PassRecord:
         return found
 
     def serving(self, sigma: float, visit: int, kind: Kind) -> Served | None:
-        """What serves a row at ``sigma``: of the nearest level kept, in log sigma, the row's own kind, else the first part of
-        its branch, else the other branch. Of several calls at that level the ``visit``-th, or the one nearest to it.
+        """What serves a row at ``sigma``: of the nearest level kept, in log sigma, the row's own kind, else the first
+        part of its branch, else the other branch. Of several calls at that level the ``visit``-th, or the one nearest
+        to it.
 
         None where the reference does not speak for that level.
         """
@@ -134,10 +134,9 @@ class PassRecord:
 class Reference:
     """One generation that later ones are guided by.
 
-    ``manifest`` is plain JSON (prompt, seed, sampler, model and so on); ``features`` maps the names of tensors, features
-    and trajectory, to tensors and may read them from a file when asked. ``content`` is equal only where everything kept is:
-    that of a file stays the same when it is renamed, opened again or copied.
-    """
+    ``manifest`` is plain JSON (prompt, seed, sampler, model and so on); ``features`` maps the names of tensors,
+    features and trajectory, to tensors and may read them from a file when asked. ``content`` is equal only where
+    everything kept is: that of a file stays the same when it is renamed, opened again or copied. """
 
     name: str
     manifest: dict
@@ -145,7 +144,7 @@ class Reference:
     features: Mapping[str, Tensor] = field(repr=False)
     nbytes: int = 0
     content: str = field(default_factory=lambda: uuid4().hex, repr=False)
-    _sound: set[str] = field(default_factory=set, init=False, repr=False)  # names of tensors whose numbers were looked at
+    _sound: set[str] = field(default_factory=set, init=False, repr=False)  # tensors whose numbers were looked at
 
     @property
     def lineage(self) -> str:
@@ -153,17 +152,23 @@ class Reference:
         return self.manifest["lineage"]
 
     def changed(self) -> bool:
-        """Whether its file was written into since it was opened, so that what was read may be of two references. False in
-        memory, and once the file is closed; a file replaced as a whole is no change."""
+        """Whether its file was written into since it was opened, so that what was read may be of two references. False
+        in memory, and once the file is closed; a file replaced as a whole is no change."""
         look = getattr(self.features, "changed", None)
         return look is not None and look()
+
+    def close(self) -> None:
+        """Closes its file, if it has one: nothing that was not read yet can be."""
+        let_go = getattr(self.features, "close", None)
+        if let_go is not None:
+            let_go()
 
     def _tensor(self, name: str) -> Tensor:
         """A tensor whose numbers a model can take. Raises :class:`ReferenceProblem`."""
         tensor = self.features[name]
         if name not in self._sound:
             if not _is_sound(tensor):
-                raise ReferenceProblem(f"Reference {self.name!r} is damaged: it holds numbers that no model's attention has "
+                raise ReferenceProblem(f"Reference {self.name!r} is damaged: it holds numbers that no model has "
                                        f"({name}); delete it and save it again.")
             self._sound.add(name)
         return tensor
@@ -200,8 +205,8 @@ class Reference:
         return found
 
     def feature(self, key: Key) -> dict[str, Tensor] | None:
-        """The parts of one feature as they were kept, or None where it was not. Raises :class:`ReferenceProblem` for numbers
-        that are damaged, as :meth:`inputs` does."""
+        """The parts of one feature as they were kept, or None where it was not. Raises :class:`ReferenceProblem` for
+        numbers that are damaged, as :meth:`inputs` does."""
         parts = self._parts.get(key)
         return {part: self._tensor(key.tensor_name(part)) for part in parts} if parts else None
 
@@ -254,8 +259,8 @@ def passes_from(calls: Mapping[str, Iterable[RecordedCall]], names: Iterable[str
         if not is_trajectory(name):
             key, _ = Key.parse(name)
             kept[key.pass_name].setdefault(key.kind, set()).add(key.call)
-    return {name: PassRecord(tuple(calls[name]), {kind: frozenset(found) for kind, found in kept[name].items()}, percent)
-            for name in calls}
+    return {name: PassRecord(tuple(calls[name]), {kind: frozenset(found) for kind, found in kinds.items()}, percent)
+            for name, kinds in kept.items()}
 
 
 def _is_sound(tensor: Tensor) -> bool:

@@ -48,9 +48,8 @@ class Replays:
 def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCall, replays: Replays) -> Reference:
     """A reference in memory with the features that ``reference``'s trajectory of one pass stands for.
 
-    Runs inside ``call``, once for every call and kind of row recorded. Raises :class:`ReferenceProblem` where that cannot be
-    done here.
-    """
+    Runs inside ``call``, once for every call and kind of row recorded. Raises :class:`ReferenceProblem` where that
+    cannot be done here. """
     from ..techniques.reference.recording import Recording  # a replay is a recording, made later
 
     key = (reference.content, pass_name)
@@ -58,8 +57,8 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
     if found is not None:
         return found
     if call.host is None or call.replay is None:
-        raise ReferenceProblem(f"Reference {reference.name!r} keeps only its trajectory, which cannot be replayed here; save it "
-                               "again with features.")
+        raise ReferenceProblem(f"Reference {reference.name!r} keeps only its trajectory, which cannot be replayed "
+                               "here; save it again with features.")
     plan, calls = replays.plan(lineage, reference, pass_name), reference.passes[pass_name].calls
     recording = Recording(lineage, {}, plan)
     recording.begin_pass(pass_name)
@@ -93,4 +92,5 @@ def _check(reference: Reference, inputs: dict[str, Tensor], here: dict[str, Tens
                     for each in (here, inputs))
     if ours != theirs:
         raise ReferenceProblem(f"The trajectory of reference {reference.name!r} was recorded where the model takes its "
-                               "prompt in another form, so it cannot be replayed here; save it again here or with features.")
+                               "prompt in another form, so it cannot be replayed here; save it again here or with "
+                               "features.")

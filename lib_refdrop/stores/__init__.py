@@ -6,4 +6,5 @@ from .interface import LimitReached, Saved, Store, Writer
 from .memory import MemoryStore
 from .shared import SharedStore, open_store
 
-__all__ = ["DiskStore", "LimitReached", "MemoryBudget", "MemoryStore", "Saved", "SharedStore", "Store", "Writer", "open_store"]
+__all__ = ["DiskStore", "LimitReached", "MemoryBudget", "MemoryStore", "Saved", "SharedStore", "Store", "Writer",
+           "open_store"]

@@ -54,7 +54,8 @@ class MemoryBudget:
             gc.collect()  # generations that failed are told from those that run only by nobody having them any more
             gone = self._put(key, nbytes, what, evict, user)
         for entry in gone:
-            entry.evict()
+            if entry.evict is not None:  # as of all victims
+                entry.evict()
         return [entry.what for entry in gone]
 
     def touch(self, key: Hashable) -> None:
@@ -64,8 +65,8 @@ class MemoryBudget:
                 self._entries.move_to_end(key)
 
     def use(self, key: Hashable, user: object) -> None:
-        """In use, and so not to go, for as long as ``user`` is there: any object that weak references can be made to. Does
-        nothing for a key that is not there."""
+        """In use, and so not to go, for as long as ``user`` is there: any object that weak references can be made to.
+        Does nothing for a key that is not there."""
         with self._locked():
             if key in self._entries:
                 self._used_by(key, user)
@@ -108,7 +109,8 @@ class MemoryBudget:
         """From a finalizer, which may run anywhere, inside our own lock too: done by whoever comes next."""
         self._ended.append((act, key))
 
-    def _put(self, key: Hashable, nbytes: int, what: str, evict: Callable[[], None] | None, user: object) -> list[_Entry]:
+    def _put(self, key: Hashable, nbytes: int, what: str, evict: Callable[[], None] | None,
+             user: object) -> list[_Entry]:
         with self._locked():
             old = self._entries.get(key)
             gone = [self._entries.pop(victim) for victim in self._victims(key, nbytes, what)]

@@ -66,8 +66,8 @@ class DiskStore(FileStore):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ReferenceProblem(f"Reference {name!r} cannot be read: {shortened(str(error.strerror))}; check {self.where}."
-                                   ) from error
+            raise ReferenceProblem(f"Reference {name!r} cannot be read: {shortened(str(error.strerror))}; check "
+                                   f"{self.where}.") from error
 
     def _deleted(self, name: str) -> bool:
         try:
@@ -84,8 +84,8 @@ class DiskStore(FileStore):
         return self.folder / (name + SUFFIX)
 
     def _real(self, name: str) -> Path | None:
-        """The file of a name as it is spelled there: its letters may be composed otherwise, or its case be another on a disk that
-        makes no difference."""
+        """The file of a name as it is spelled there: its letters may be composed otherwise, or its case be another on a
+        disk that makes no difference."""
         listed, path = self._listed(), self._path(name)
         if name in listed:
             return listed[name].path
@@ -103,8 +103,11 @@ class DiskStore(FileStore):
         except OSError as error:
             raise StoreProblem(f"The references in {self.where} cannot be listed: {reason(error)}.") from error
         for file in files:
-            name = file[: -len(SUFFIX)]
-            if not file.endswith(SUFFIX) or not is_name(name) or (normalised(name) in found and normalised(name) != name):
+            spelled = file[: -len(SUFFIX)]
+            if not file.endswith(SUFFIX) or not is_name(spelled):
+                continue
+            name = normalised(spelled)
+            if name in found and name != spelled:  # of two that are written alike, the one as we write it
                 continue
             try:
                 status = os.stat(self.folder / file)
@@ -112,7 +115,7 @@ class DiskStore(FileStore):
                 continue
             if stat.S_ISREG(status.st_mode):  # opening something else, a pipe for example, might never end
                 state = status.st_ino, status.st_size, status.st_mtime_ns
-                found[normalised(name)] = _Found(self.folder / file, state, status.st_mtime_ns)
+                found[name] = _Found(self.folder / file, state, status.st_mtime_ns)
         return found
 
     def _looked_at(self, found: dict[str, _Found]) -> dict[str, int | None]:

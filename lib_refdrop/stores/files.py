@@ -17,8 +17,8 @@ logger = logging.getLogger("RefDrop")
 
 
 class FileStore(ABC):
-    """The part of a :class:`~.interface.Store` that follows from its listing, from opening one file, and from the writer that it
-    opens. ``where`` is the folder or URL, for sentences."""
+    """The part of a :class:`~.interface.Store` that follows from its listing, from opening one file, and from the
+    writer that it opens. ``where`` is the folder or URL, for sentences."""
 
     where: str
 
@@ -58,7 +58,7 @@ class FileStore(ABC):
         try:
             yield reference
         finally:
-            reference.features.close()
+            reference.close()
 
     def writer(self, name: str, replace: bool = False, expected: int = 0, limit: int | None = None) -> FileWriter:
         return self._writer(checked(name) if replace else new(name), replace, expected, limit)

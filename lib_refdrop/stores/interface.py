@@ -25,12 +25,12 @@ class Saved(NamedTuple):
 
 
 class LimitReached(StoreProblem):
-    """What was to be added, or the manifest, makes a reference ``excess`` bytes larger than it may become. Nothing was changed
-    and the writer is still open: who can do with less drops something and tries again."""
+    """What was to be added, or the manifest, makes a reference ``excess`` bytes larger than it may become. Nothing was
+    changed and the writer is still open: who can do with less drops something and tries again."""
 
     def __init__(self, name: str, limit: int, excess: int) -> None:
-        super().__init__(f"Reference {name!r} does not fit into the {said(limit)} that it may take; allow more, or keep less of "
-                         "it.")
+        super().__init__(f"Reference {name!r} does not fit into the {said(limit)} that it may take; allow more, or "
+                         "keep less of it.")
         self.excess = excess
 
 
@@ -44,15 +44,15 @@ class Writer(Protocol):
     def add(self, name: str, tensor: Tensor) -> None:
         """Takes a tensor of any device, which nobody may change afterwards.
 
-        Raises :class:`LimitReached`; :class:`StoreProblem` where there is no room, with nothing left behind; and ValueError
-        for a name that came before, a number type that no file can hold, or after the end.
-        """
+        Raises :class:`LimitReached`; :class:`StoreProblem` where there is no room, with nothing left behind; and
+        ValueError for a name that came before, a number type that no file can hold, or after the end. """
 
     def drop(self, names: Iterable[str]) -> None:
         """Takes tensors back that were added. KeyError for one that was not."""
 
     def commit(self, manifest: dict) -> Saved:
-        """Keeps what was added, whole, and sets ``manifest["name"]``. Raises :class:`LimitReached`, :class:`StoreProblem`."""
+        """Keeps what was added, whole, and sets ``manifest["name"]``. Raises :class:`LimitReached`,
+        :class:`StoreProblem`."""
 
     def abort(self) -> None:
         """Leaves nothing behind. Does nothing after a commit or another abort."""
@@ -61,9 +61,8 @@ class Writer(Protocol):
 class Store(Protocol):
     """The interface of :class:`MemoryStore`, :class:`DiskStore` and :class:`SharedStore`.
 
-    Names are taken in any form that :func:`~lib_refdrop.references.names.checked` knows; every method that takes one raises
-    :class:`SettingsError` for what is none. A place that cannot be reached is a :class:`StoreProblem`.
-    """
+    Names are taken in any form that :func:`~lib_refdrop.references.names.checked` knows; every method that takes one
+    raises :class:`SettingsError` for what is none. A place that cannot be reached is a :class:`StoreProblem`. """
 
     def names(self) -> list[str]:
         """Every reference's name, oldest first."""
@@ -79,8 +78,8 @@ class Store(Protocol):
         closed at the end. Raises as :meth:`load` does."""
 
     def writer(self, name: str, replace: bool = False, expected: int = 0, limit: int | None = None) -> Writer:
-        """Begins a reference that comes tensor by tensor, of about ``expected`` bytes (0: unknown) and at most ``limit``: of
-        a file all of it counts, in memory the tensors do.
+        """Begins a reference that comes tensor by tensor, of about ``expected`` bytes (0: unknown) and at most
+        ``limit``: of a file all of it counts, in memory the tensors do.
 
         Raises :class:`StoreProblem` where these have no room.
         """

@@ -19,9 +19,9 @@ def memory(root: Path = Path("/")) -> int | None:
 
 
 def _of_groups(root: Path):
-    """The limits of the control groups that the process is in, and of those that these are in: of version 1, whose line is
-    ``4:memory:/docker/1a2b``, and of version 2, ``0::/docker/1a2b``. Inside a container its own group may be the topmost that
-    it sees."""
+    """The limits of the control groups that the process is in, and of those that these are in: of version 1, whose line
+    is ``4:memory:/docker/1a2b``, and of version 2, ``0::/docker/1a2b``. Inside a container its own group may be the
+    topmost that it sees."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):

@@ -92,8 +92,8 @@ class MemoryStore:
 
 
 class MemoryWriter:
-    """A :class:`~.interface.Writer` whose bytes count from the beginning, and until it is done or nobody has it any more: a
-    generation that fails need not say so."""
+    """A :class:`~.interface.Writer` whose bytes count from the beginning, and until it is done or nobody has it any
+    more: a generation that fails need not say so."""
 
     def __init__(self, store: MemoryStore, name: str, replace: bool, expected: int, limit: int | None) -> None:
         self._store, self._name, self._replace, self._limit = store, name, replace, limit

@@ -15,7 +15,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows, where a file that is open cannot be deleted anyway
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".saving-", ".partial"
 DAY = 24 * 3600
@@ -59,9 +59,9 @@ class PartialFile:
 
 
 def clean(folder: Path) -> None:
-    """Deletes what killed processes left. The lock is asked first: a file that somebody holds stays, whatever its age, and what
-    this computer left unlocked goes at once. Of another computer, whose lock may not be seen here, and where there are no locks,
-    what nobody wrote to for a day goes."""
+    """Deletes what killed processes left. The lock is asked first: a file that somebody holds stays, whatever its age,
+    and what this computer left unlocked goes at once. Of another computer, whose lock may not be seen here, and where
+    there are no locks, what nobody wrote to for a day goes."""
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
         with contextlib.suppress(OSError):
             locked = _is_locked(path)
@@ -71,7 +71,8 @@ def clean(folder: Path) -> None:
 
 
 def sync(file: BinaryIO) -> None:
-    """Waits until a file is on the disk; some network and FUSE drives do not know how, and are believed. Raises OSError."""
+    """Waits until a file is on the disk; some network and FUSE drives do not know how, and are believed. Raises
+    OSError."""
     try:
         os.fsync(file.fileno())
     except OSError as error:

@@ -9,9 +9,9 @@ import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ def read_reference(path: Path, name: str) -> Reference:
         size = os.fstat(file.fileno()).st_size
         header = safetensors.read(file, size)
         manifest, entries = _checked(header, size, path, name)
-        passes = passes_of(manifest, {each: Described(DTYPES[entry.dtype], entry.shape) for each, entry in entries.items()})
+        passes = passes_of(manifest, described(entries))
     except _ERRORS as error:
         file.close()
         raise _damaged(name, f"its header or manifest is unreadable: {first_line(error)}") from error
@@ -48,6 +48,11 @@ def read_reference(path: Path, name: str) -> Reference:
     tensors = FileTensors(file, name, entries, header.start)
     content = header.digest if SUMS in header.metadata else _content(header, tensors)
     return Reference(name, _tidy(manifest, name), passes, tensors, size, content)
+
+
+def described(entries: Mapping[str, Entry]) -> dict[str, Described]:
+    """The tensors of a file by type and shape."""
+    return {name: Described(DTYPES[entry.dtype], entry.shape) for name, entry in entries.items()}
 
 
 def order_of(path: Path) -> int | None:
@@ -72,7 +77,7 @@ class FileTensors(Mapping[str, Tensor]):
     Not mapped into memory: mapped pages count as this process's, and a file cut short would end the process.
     """
 
-    def __init__(self, file: BinaryIO, name: str, entries: dict[str, Entry], start: int) -> None:
+    def __init__(self, file: FileIO, name: str, entries: dict[str, Entry], start: int) -> None:
         self._file, self._name, self._entries, self._start = file, name, entries, start
         self._lock = Lock()
         self._opened = _state(file)
@@ -112,7 +117,8 @@ class FileTensors(Mapping[str, Tensor]):
 
 def _checked(header: Header, size: int, path: Path, name: str) -> tuple[dict, dict[str, Entry]]:
     if MANIFEST not in header.metadata:
-        raise ReferenceProblem(f"{shortened(path.name)} is a safetensors file but not a RefDrop reference; choose another.")
+        raise ReferenceProblem(f"{shortened(path.name)} is a safetensors file but not a RefDrop reference; choose "
+                               "another.")
     manifest = json.loads(header.metadata[MANIFEST])
     version = version_of(manifest)
     if version > FORMAT_VERSION:
@@ -145,7 +151,7 @@ def _tidy(manifest: dict, name: str) -> dict:
     return {**found, "name": name, "family": shortened(found.get("family", "?"))}
 
 
-def _state(file: BinaryIO) -> tuple[int, int]:
+def _state(file: FileIO) -> tuple[int, int]:
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
 

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO, NamedTuple
 
@@ -57,9 +58,9 @@ class Header(NamedTuple):
 
 
 def encode(entries: Mapping[str, Entry], manifest: str) -> bytes:
-    """The beginning of the file, up to the first tensor; every entry has its ``crc``. Raises ValueError where it would be
-    too long."""
-    sums = base64.b64encode(b"".join(entries[name].crc.to_bytes(4, "big") for name in sorted(entries))).decode()
+    """The beginning of the file, up to the first tensor; every entry has its ``crc``. Raises ValueError where it would
+    be too long."""
+    sums = base64.b64encode(struct.pack(f">{len(entries)}I", *(entries[name].crc for name in sorted(entries)))).decode()
     metadata = {"format": "pt", MANIFEST: manifest, CHECK: checksum(entries, manifest, sums), SUMS: sums}
     tensors = {name: {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [entry.start, entry.stop]}
                for name, entry in entries.items()}
@@ -120,11 +121,11 @@ def entries_of(header: Header, nbytes: int) -> dict[str, Entry]:
         raise ValueError(f"its tensors need {end} bytes, it has {nbytes}")
     if SUMS not in header.metadata:
         return found
-    sums = base64.b64decode(header.metadata[SUMS], validate=True)
-    if len(sums) != 4 * len(found):
+    packed = base64.b64decode(header.metadata[SUMS], validate=True)
+    if len(packed) != 4 * len(found):
         raise ValueError("it has more or fewer checksums than tensors")
-    return {name: found[name]._replace(crc=int.from_bytes(sums[4 * place:4 * place + 4], "big"))
-            for place, name in enumerate(sorted(found))}
+    sums = struct.unpack(f">{len(found)}I", packed)
+    return {name: found[name]._replace(crc=crc) for name, crc in zip(sorted(found), sums)}
 
 
 def checksum(entries: Mapping[str, Entry], manifest: str, sums: str | None = None) -> str:

@@ -54,8 +54,8 @@ class SharedStore(FileStore):
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise StoreProblem(f"The shared library {self.where} cannot be opened: {_line(error)}; install that into the "
-                               "Python of the web UI (pip install).") from error
+            raise StoreProblem(f"The shared library {self.where} cannot be opened: {_line(error)}; install that into "
+                               "the Python of the web UI (pip install).") from error
         except Exception as error:  # every kind of place has errors of its own
             raise StoreProblem(f"The shared library {self.where} cannot be opened: {_line(error)}; give a folder, or a "
                                "URL such as s3://bucket/folder.") from error
@@ -197,7 +197,8 @@ class SharedStore(FileStore):
         except RefDropError:
             raise
         except Exception as error:
-            raise StoreProblem(f"{what} {self.where}: {_line(error)}; check the connection and the rights there.") from error
+            raise StoreProblem(f"{what} {self.where}: {_line(error)}; check the connection and the rights "
+                               "there.") from error
 
 
 def open_store(place: str | Path) -> Store:

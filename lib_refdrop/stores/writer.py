@@ -16,13 +16,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..references.contents import Described, passes_of
+from ..references.contents import passes_of
 from ..references.names import free
 from ..words import StoreProblem, shortened
 from . import safetensors
 from .interface import LimitReached, Saved
 from .partial import PartialFile, clean, sync
-from .reading import ORDER
+from .reading import ORDER, described
 from .safetensors import Entry
 
 _HEADROOM = 16 * 2**20  # left free on the disk, for the header and for the system
@@ -43,8 +43,8 @@ class Place(Protocol):
         """A number above that of everything saved there, as far as that can be known."""
 
     def publish(self, partial: Path, name: str, replace: bool) -> Path | str:
-        """Gives the finished file its name and says where it is. Raises FileExistsError where the name was taken meanwhile,
-        other OSErrors, and :class:`StoreProblem`."""
+        """Gives the finished file its name and says where it is. Raises FileExistsError where the name was taken
+        meanwhile, other OSErrors, and :class:`StoreProblem`."""
 
 
 class FileWriter:
@@ -90,7 +90,8 @@ class FileWriter:
         content = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
         holes = self._holes.get(tensor.nbytes)
         start = holes[-1] if holes else self._end
-        entry = Entry(safetensors.NAMES[tensor.dtype], tuple(tensor.shape), start, start + tensor.nbytes, zlib.crc32(content))
+        entry = Entry(safetensors.NAMES[tensor.dtype], tuple(tensor.shape), start, start + tensor.nbytes,
+                      zlib.crc32(content))
         letters = safetensors.letters_of(name, entry)
         self._check_limit(max(self._room, self._letters + letters) + self._held + tensor.nbytes)
         with self._whole_or_nothing():
@@ -98,10 +99,13 @@ class FileWriter:
         if holes:
             holes.pop()
         self._entries[name] = entry
-        self._end, self._held, self._letters = max(self._end, entry.stop), self._held + tensor.nbytes, self._letters + letters
+        self._end = max(self._end, entry.stop)
+        self._held += tensor.nbytes
+        self._letters += letters
 
     def drop(self, names: Iterable[str]) -> None:
-        """The room is used again by the next tensor of that size: features of one site are alike at every noise level."""
+        """The room is used again by the next tensor of that size: features of one site are alike at every noise
+        level."""
         self._check_open()
         for name in names:
             entry = self._entries.pop(name)
@@ -112,8 +116,7 @@ class FileWriter:
     def commit(self, manifest: dict) -> Saved:
         self._check_open()
         with self._whole_or_nothing():
-            described = {name: Described(safetensors.DTYPES[entry.dtype], entry.shape) for name, entry in self._entries.items()}
-            passes_of(manifest, described)  # nobody could read a file with wrong or missing names
+            passes_of(manifest, described(self._entries))  # nobody could read a file with wrong or missing names
             manifest[ORDER] = self._place.next_order()
             for tried in range(_TRIES):
                 name = self._name if self._replace else free(self._name, self._place.taken())

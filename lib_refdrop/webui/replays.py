@@ -8,12 +8,12 @@ from typing import Any
 from modules import shared
 from tqdm import tqdm
 
-from ..words import Interrupted, ReferenceProblem
+from ..model.sites import Lineage
 from ..references.plan import Picture, Plan, estimate, preset, within
 from ..references.reference import Reference
 from ..references.replay import Replays
-from ..model.sites import Lineage
 from ..stores import MemoryBudget
+from ..words import Interrupted, ReferenceProblem
 
 
 class ReplayMemory:
@@ -31,7 +31,10 @@ class ReplayMemory:
         return self._kept.get(key)
 
     def keep(self, key: tuple, features: Reference, user: object) -> None:
-        self.budget.put(key, features.nbytes, f"The replay of {features.name!r}", lambda: self._kept.pop(key, None), user)
+        def evict() -> None:
+            self._kept.pop(key, None)
+
+        self.budget.put(key, features.nbytes, f"The replay of {features.name!r}", evict, user)
         self._kept[key] = features
 
 

@@ -29,7 +29,8 @@ class Shelf:
         return getattr(shared.cmd_opts, "refdrop_dir", None) or DEFAULT_FOLDER
 
     def store(self, name: str) -> Store:
-        """The store of that name; the one on disk is opened once, and knows what it has seen. Raises :class:`StoreProblem`."""
+        """The store of that name; the one on disk is opened once, and knows what it has seen. Raises
+        :class:`StoreProblem`."""
         if name == "RAM":
             return self.memory
         place = self.place

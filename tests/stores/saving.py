@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from lib_refdrop.words import StoreProblem
 from lib_refdrop.references.reference import FORMAT_VERSION, Reference
 from lib_refdrop.stores import DiskStore
+from lib_refdrop.words import StoreProblem
 
 COUNT, NUMBERS = 24, 4096
 
@@ -42,7 +42,8 @@ def save(store: DiskStore, seed: int, name: str, replace: bool = False) -> str:
     writer = store.writer(name, replace, expected=COUNT * NUMBERS * 8)
     for each, tensor in tensors_of(seed).items():
         writer.add(each, tensor)
-    return writer.commit({"format": FORMAT_VERSION, "lineage": "x", "passes": {"base": [[1.0, 0]]}, "given": {}, "seed": seed}).name
+    manifest = {"format": FORMAT_VERSION, "lineage": "x", "passes": {"base": [[1.0, 0]]}, "given": {}, "seed": seed}
+    return writer.commit(manifest).name
 
 
 def _save_many(folder: Path, seed: int, count: int) -> None:

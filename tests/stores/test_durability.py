@@ -1,5 +1,6 @@
 """Whatever happens to a process, a disk or a file: earlier references stay, and no half one is ever taken for whole."""
 
+import errno
 import json
 import os
 import random
@@ -19,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_refdrop.references.codec import Representation, encode
-from lib_refdrop.words import ReferenceProblem, StoreProblem
 from lib_refdrop.stores import DiskStore, partial, safetensors
+from lib_refdrop.words import ReferenceProblem, StoreProblem
 
 from .saving import is_whole, save, tensors_of
 from .test_stores import fill, make_manifest
@@ -171,6 +172,44 @@ def test_left_over_files_are_cleaned_up_but_not_those_of_others(tmp_path):
     assert is_whole(store.load("running"))
 
 
+@pytest.mark.skipif(partial.fcntl is None, reason="needs locks")
+@pytest.mark.parametrize("days", [-3, 3, 400])
+def test_a_save_that_takes_days_is_nobodys_left_over(tmp_path, days):
+    """A computer that slept, or whose clock was set: the lock says that somebody is at work, whatever the time says."""
+    writer = DiskStore(tmp_path).writer("hero")
+    mine, = left_over(tmp_path)
+    os.utime(mine, (time.time() - days * partial.DAY,) * 2)
+    program = f"import pathlib; from lib_refdrop.stores import partial; partial.clean(pathlib.Path({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    assert mine.exists()
+    fill(writer, tensors_of(2)).commit(make_manifest(seed=2))
+    assert is_whole(DiskStore(tmp_path).load("hero"))
+
+
+def test_without_locks_age_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr(partial, "fcntl", None)
+    for name, days in (("young", 0.5), ("old", 2)):
+        path = tmp_path / f"{partial.PREFIX}{partial._host()}-{name}{partial.SUFFIX}"
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - days * partial.DAY,) * 2)
+    partial.clean(tmp_path)
+    assert [path.stem.rpartition("-")[2] for path in left_over(tmp_path)] == ["young"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_drive_that_cannot_be_waited_for(tmp_path, monkeypatch, number):
+    """Network and FUSE drives; what else fsync says is a failed save."""
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert save(DiskStore(tmp_path), 1, "hero") == "hero" and is_whole(DiskStore(tmp_path).load("hero"))
+    number = errno.EIO
+    with pytest.raises(StoreProblem, match="'hero' could not be saved"):
+        save(DiskStore(tmp_path), 2, "hero", replace=True)
+    assert is_whole(DiskStore(tmp_path).load("hero")) and not left_over(tmp_path)
+
+
 # Damaged files -------------------------------------------------------------------------------------------------------
 
 
@@ -308,8 +347,8 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 def test_a_number_type_that_this_torch_lacks(tmp_path, monkeypatch):
     parts = encode(Representation("hidden", "fp8"), torch.rand(2, 8))
-    fill(DiskStore(tmp_path).writer("hero"), {f"base/0000/output.3.0/cond/{part}": parts[part] for part in parts}).commit(
-        make_manifest())
+    parts = {f"base/0000/output.3.0/cond/{part}": value for part, value in parts.items()}
+    fill(DiskStore(tmp_path).writer("hero"), parts).commit(make_manifest())
     monkeypatch.delitem(safetensors.DTYPES, "F8_E4M3")
     with pytest.raises(ReferenceProblem, match="'hero' holds numbers of type F8_E4M3.*update PyTorch"):
         DiskStore(tmp_path).load("hero")

@@ -8,8 +8,8 @@ import uuid
 import pytest
 import torch
 
-from lib_refdrop.words import ReferenceProblem, SettingsError, StoreProblem
 from lib_refdrop.stores import DiskStore, SharedStore, open_store
+from lib_refdrop.words import ReferenceProblem, SettingsError, StoreProblem
 
 from .saving import is_whole, save
 from .test_stores import fill, make_manifest, make_reference
@@ -135,6 +135,54 @@ def test_a_place_that_cannot_be_reached(machines, monkeypatch):
             ask()
 
 
+def test_a_name_written_otherwise_is_the_same(machines):
+    one, two = machines
+    save(one, 1, "cafe\u0301")
+    assert two.names() == ["caf\u00e9"] and is_whole(two.load(" cafe\u0301.safetensors"))
+    one._files.mv(f"{one._root}/caf\u00e9.safetensors", f"{one._root}/cafe\u0301.safetensors")  # by a Mac
+    assert two.names() == ["caf\u00e9"] and is_whole(two.load("caf\u00e9"))
+    two.delete("caf\u00e9")
+    assert one.names() == []
+
+
+def test_stray_files_are_not_listed(machines):
+    one, two = machines
+    save(one, 1, "hero")
+    for stray in ("a\u200bb.safetensors", "con.safetensors", ".safetensors", "hero.txt"):
+        one._files.pipe_file(f"{one._root}/{stray}", b"stray")
+    assert two.names() == ["hero"] and two.newest() == "hero"
+
+
+def test_what_cannot_be_loaded_is_passed_over_for_the_newest(machines):
+    one, two = machines
+    save(one, 1, "hero")
+    time.sleep(0.02)
+    one._files.pipe_file(f"{one._root}/stray.safetensors", b"no reference")
+    assert two.names() == ["hero", "stray"] and two.newest() == "hero"
+
+
+def test_a_local_copy_that_another_run_uses_is_no_change(machines):
+    one, two = machines
+    save(one, 1, "hero")
+    with two.using("hero") as first, two.using("hero") as second:
+        assert not first.changed() and not second.changed() and is_whole(first)
+    copy, = two._cache.glob("*.safetensors")
+    os.utime(copy, (time.time() - 8 * 24 * 3600,) * 2)
+    save(one, 2, "other")
+    is_whole(two.load("hero"))  # in use: kept
+    is_whole(two.load("other"))
+    assert len(list(two._cache.glob("*.safetensors"))) == 2
+
+
+def test_a_save_looks_once_for_free_names(machines, monkeypatch):
+    one, _ = machines
+    for number in range(12):
+        save(one, number, "hero")
+    asked, ask = [], one._files.ls
+    monkeypatch.setattr(one._files, "ls", lambda *args, **how: (asked.append(1), ask(*args, **how))[1])
+    assert save(one, 12, "hero") == "hero-13" and len(asked) <= 3
+
+
 def test_a_file_that_stands_where_the_library_should_be(tmp_path):
     (tmp_path / "library").write_text("in the way")
     store = SharedStore((tmp_path / "library").as_uri(), tmp_path / "cache")
@@ -168,7 +216,7 @@ def test_a_place_that_takes_files_whole_and_refuses_to_write_over_them(machines,
     """As S3 and Google Cloud Storage do: sent under the name itself, which others may take first."""
     one, two = machines
     monkeypatch.setattr(one, "_whole_at_once", True)
-    monkeypatch.setattr(one, "taken", lambda: lambda name: name == "hero" and "hero.safetensors" in files(two) and one.late)
+    monkeypatch.setattr(one, "taken", lambda: lambda name: name == "hero" and one.late)
     one.late = False
     save(two, 5, "hero")
 

@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lib_refdrop.words import ReferenceProblem, SettingsError, StoreProblem
 from lib_refdrop.model.rows import Kind
-from lib_refdrop.references.reference import FORMAT_VERSION, PassRecord, RecordedCall, Reference, passes_from
 from lib_refdrop.model.sites import Lineage, Site, SiteShape
+from lib_refdrop.references.reference import FORMAT_VERSION, PassRecord, RecordedCall, Reference, passes_from
 from lib_refdrop.stores import DiskStore, MemoryBudget, MemoryStore
+from lib_refdrop.words import ReferenceProblem, SettingsError, StoreProblem
 
 ROOT = Path(__file__).resolve().parents[2]
 LINEAGE = Lineage({Site("output", 3, 0): SiteShape(2, 8)})
@@ -91,7 +91,8 @@ def test_one_file_that_the_public_library_reads(tmp_path):
     with safe_open(saved.path, framework="pt") as file:
         manifest = json.loads(file.metadata()["refdrop"])
         assert set(file.keys()) == set(made.features)
-    assert manifest["name"] == "hero" and manifest["lineage"] == LINEAGE.signature and manifest["format"] == FORMAT_VERSION
+    assert manifest["name"] == "hero" and manifest["lineage"] == LINEAGE.signature
+    assert manifest["format"] == FORMAT_VERSION
 
 
 
