@@ -5,6 +5,7 @@ import pytest
 from safetensors import safe_open
 
 from lib_refdrop.playground import DEFAULT_MODEL, Playground
+from lib_refdrop.playground.sampling.catalogue import SAMPLERS
 
 from .conftest import Studio
 
@@ -39,13 +40,49 @@ def test_saving_and_a_coefficient_of_zero_change_nothing(studio):
     assert "RefDrop" not in zero.parameters[0].replace("RefDrop playground", "")
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ SDE", "DDIM"])
+@pytest.mark.parametrize("sampler", [each.name for each in SAMPLERS])
 def test_own_seed_gives_the_own_picture_at_every_coefficient(studio, sampler):
     saved = studio.save("hero", sampler_name=sampler)
-    for c in (0.3, 0.7, -0.5):
+    for c in (0.7, -0.5):
         again = studio.draw({"reference": "hero", "rfg": c}, sampler_name=sampler)
         assert furthest(again.pictures[0], saved.pictures[0]) <= 2
         assert "throughout" in again.comments
+
+
+PROMPTS = ["a [pirate:wizard:0.5] on grass", "a [pirate|wizard] on grass", "a pirate AND a wizard :0.7 AND snow",
+           "a pirate BREAK on (grass:1.3)", "a pirate on grass, " * 20]
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Tiny"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_own_seed_gives_the_own_picture_with_every_kind_of_prompt(studio, prompt, keep):
+    """Alone, and as the second picture of a batch that the reference's picture was the first of."""
+    saved = studio.draw({"mode": "Save", "reference": "hero", "keep": keep}, prompt=prompt, batch_size=2)
+    again = studio.draw({"reference": "hero", "rfg": 0.7}, prompt=prompt)
+    assert furthest(again.pictures[0], saved.pictures[0]) <= 2 and "throughout" in again.comments
+    second = studio.draw({"reference": "hero", "rfg": 0.7}, prompt=prompt, batch_size=2, seed=4)
+    assert furthest(second.pictures[1], saved.pictures[0]) <= 2
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Tiny"])
+@pytest.mark.parametrize("payload", [
+    {"enable_hr": True, "hr_scale": 1.5, "hr_second_pass_steps": 3, "denoising_strength": 0.6, "hr_prompt": "a wizard"},
+    {"cfg_scale": 1}, {"negative_prompt": "a king " * 50}, {"override_settings": {"skip_early_cond": 0.3}},
+    {"override_settings": {"s_min_uncond": 4.0}}, {"override_settings": {"batch_cond_uncond": False}},
+    {"subseed": 9, "subseed_strength": 0.4}, {"override_settings": {"CLIP_stop_at_last_layers": 2}},
+])
+def test_own_seed_gives_the_own_picture_however_the_host_calls_the_model(studio, payload, keep):
+    saved = studio.draw({"mode": "Save", "reference": "hero", "keep": keep, "enabled_hr": True}, **payload)
+    again = studio.draw({"reference": "hero", "rfg": 0.7, "enabled_hr": True}, **payload)
+    assert furthest(again.pictures[0], saved.pictures[0]) <= 2
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Tiny"])
+def test_a_picture_begun_from_another_gives_itself_again(studio, keep):
+    before = studio.draw(seed=8).pictures[0]
+    saved = studio.draw_from(before, {"mode": "Save", "reference": "hero", "keep": keep}, denoising_strength=0.7, steps=6)
+    again = studio.draw_from(before, {"reference": "hero", "rfg": 0.7}, denoising_strength=0.7, steps=6)
+    assert furthest(again.pictures[0], saved.pictures[0]) <= 2 and "throughout" in again.comments
 
 
 def test_a_reference_serves_another_sampler_steps_batch_and_size(studio):

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 import uvicorn
 
 from lib_refdrop.playground.server import new_app
@@ -80,3 +81,71 @@ def test_progress_options_and_lists(url):
     assert ask(url + "options", {"sd_model_checkpoint": title})[0] == 200
     assert "--model" in ask(url + "options", {"sd_model_checkpoint": "another"})[1]["detail"]
     assert ask(url + "interrupt", {})[0] == 200
+
+
+@pytest.mark.parametrize("body, status, word", [
+    (b'{"steps": 1, "foo": NaN, "bar": -Infinity, "s": "\\ud800", "alwayson_scripts": {"refdrop": {"args": [false, NaN]}}}',
+     200, ""),
+    (b'{"prompt": "\\ud800"}', 422, "prompt holds half of a character"),
+    (b'{"negative_prompt": "a \\udfff"}', 422, "negative_prompt holds half"),
+    (b'{"sampler_name": "\\ud800"}', 422, "half of a character"),
+    (b'{"alwayson_scripts": {"\\ud800": {"args": []}}}', 422, "half of a character"),
+    (b'{"override_settings": {"\\ud800": 1}}', 422, "no option named"),
+    (b'{"override_settings": {"samples_format": "\\ud800"}}', 422, "samples_format holds half"),
+    (b'{"infotext": "\\ud800"}', 422, "infotext holds half"),
+    (b'{"cfg_scale": Infinity}', 422, "cfg_scale must be a number from 1 to 30, not inf"),
+    (b'{"steps": 1' + b"0" * 4000 + b"}", 422, "steps must be a whole number"),
+    (b"[" * 100_000, 400, ""), (b"\xff\xfe", 422, "not JSON"), (b"null", 422, "JSON object"), (b"[1]", 422, "JSON object"),
+])
+def test_whatever_is_sent_the_answer_is_json_with_a_sentence(url, studio, body, status, word):
+    got, answer = ask(url + "txt2img", body)
+    assert got == status and word in answer.get("detail", "") and len(answer.get("detail", "")) < 1000
+
+
+@pytest.mark.parametrize("body", [b'{"samples_format": "\\ud800"}', b'{"s_min_uncond": NaN}', b'{"refdrop_remember_count": 1e400}',
+                                  b'{"\\ud800": 1}', b'{"samples_format": ["png"]}', b"NaN"])
+def test_an_option_that_cannot_be_is_not_taken(url, body):
+    before = ask(url + "options")[1]
+    status, answer = ask(url + "options", body)
+    assert status == 422 and answer["detail"] and ask(url + "options")[1] == before
+
+
+def test_what_comes_back_in_a_sentence_is_short(url):
+    status, answer = ask(url + "txt2img", {"steps": "x" * 10**6})
+    assert status == 422 and len(answer["detail"]) < 300
+    status, answer = ask(url + "txt2img", {"alwayson_scripts": {"<script>\n" * 10**5: {}}})
+    assert status == 422 and len(answer["detail"]) < 300 and "\n" not in answer["detail"]
+
+
+def test_known_fields_alone_come_back(url, studio):
+    answer = ask(url + "txt2img", {"steps": 1, "foo": "bar", "prompt": "a king", "init_images": ["x"]})[1]
+    assert answer["parameters"]["prompt"] == "a king" and answer["parameters"]["cfg_scale"] == 7.0
+    assert not {"foo", "init_images"} & set(answer["parameters"])
+
+
+def test_no_memory_left_is_told_as_such(url, studio):
+    """Really: an allocation that no machine can make, in the middle of the model."""
+    handle = studio.playground.model.pipeline.unet.register_forward_pre_hook(lambda *_: torch.empty(2**50))
+    try:
+        status, answer = ask(url + "txt2img", {"steps": 1})
+    finally:
+        handle.remove()
+    assert status == 507 and "not enough memory" in answer["detail"]
+    assert ask(url + "txt2img", {"steps": 1})[0] == 200
+
+
+def test_a_fault_of_the_playground_is_a_sentence_too(url, studio):
+    handle = studio.playground.model.pipeline.unet.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(
+        RuntimeError("out of luck\nand more")))
+    try:
+        status, answer = ask(url + "txt2img", {"steps": 1})
+    finally:
+        handle.remove()
+    assert status == 500 and "out of luck" in answer["detail"] and "\n" not in answer["detail"]
+
+
+def test_img2img_over_http(url, studio):
+    made = ask(url + "txt2img", {"prompt": "a king", "steps": 2})[1]["images"][0]
+    for picture in (made, "data:image/png;base64," + made):
+        status, answer = ask(url + "img2img", {"prompt": "a king", "steps": 2, "init_images": [picture]})
+        assert status == 200 and len(answer["images"]) == 1 and answer["parameters"]["denoising_strength"] == 0.75
