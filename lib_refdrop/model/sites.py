@@ -16,7 +16,7 @@ class Site(NamedTuple):
 
     section: str
     block: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuple's method of that name is of no use here
 
     def __str__(self) -> str:
         return f"{self.section}.{self.block}.{self.index}"

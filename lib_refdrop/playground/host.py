@@ -38,6 +38,9 @@ class State:
     """The job that runs now; the page and the API read it from other threads, and interrupt it."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self.interrupted = self.skipped = self.stopping_generation = False
         self.job, self.job_no, self.job_count, self.job_timestamp = "", 0, 0, "0"
         self.sampling_step = self.sampling_steps = 0
@@ -46,7 +49,7 @@ class State:
 
     def begin(self, job: str = "") -> None:
         """A job starts; an interrupt meant for an earlier one is forgotten."""
-        self.__init__()
+        self._reset()
         self.job, self.time_start = job, time.time()
         self.job_timestamp = time.strftime("%Y%m%d%H%M%S")
 

@@ -44,7 +44,9 @@ def parse(text: str) -> dict[str, str]:
     *lines, last = text.strip().split("\n")
     if len(_PAIR.findall(last)) < _FEWEST:
         lines, last = [*lines, last], ""
-    prompt, negative, here = [], [], "prompt"
+    prompt: list[str] = []
+    negative: list[str] = []
+    here = "prompt"
     for line in lines:
         if line.startswith("Negative prompt:"):
             here, line = "negative", line[len("Negative prompt:"):].strip()

@@ -92,7 +92,7 @@ def _from_file(path: Path, dtype: torch.dtype, config: Path | None) -> Diffusion
     if not any(name.startswith("model.diffusion_model.input_blocks.") for name in names):
         raise ModelProblem(f"{path.name} holds no Stable Diffusion checkpoint (no model.diffusion_model in it).")
     kind = StableDiffusionXLPipeline if any(name.startswith("conditioner.") for name in names) else StableDiffusionPipeline
-    options = {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
+    options: dict[str, str | bool | None] = {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
     if config:
         options["config"] = str(config)
     try:

@@ -82,7 +82,7 @@ def _from_pictures(p: Img2Img) -> Tensor | None:
         elif p.inpainting_fill == 3:
             p.init_latent = p.init_latent * p.mask
     _begin(p, sampler, p.steps, p.prompts, p.negative_prompts, (p.height, p.width), p.cfg_scale)
-    if p.mask is not None:
+    if p.mask is not None and p.denoiser is not None:
         p.denoiser.blend = partial(_blended, p)
     _tell(p, "process_before_every_sampling", x=p.init_latent, noise=noise, c=p.c, uc=p.uc)
     scale = 1.0 if p.initial_noise_multiplier is None else p.initial_noise_multiplier
@@ -92,7 +92,9 @@ def _from_pictures(p: Img2Img) -> Tensor | None:
 
 
 def _blended(p: Img2Img, latents: Tensor) -> Tensor:
-    return p.init_latent * p.mask + latents * p.nmask
+    kept, mask, nmask = p.init_latent, p.mask, p.nmask
+    assert kept is not None and mask is not None and nmask is not None
+    return kept * mask + latents * nmask
 
 
 def _second_pass(p: Txt2Img, latents: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ def _run(p: Processing, sampler: Sampler, x: Tensor, levels: Sequence[float], wh
     if sampler.takes_eta:
         default = p.host.opts.data["eta_ddim" if sampler.own_levels else "eta_ancestral"]
         options["eta"] = default if p.eta is None else p.eta
-    noise: Noise = p.rng
+    noise: Noise | None = p.rng
     if sampler.brownian:
         noise = BrownianNoise(tuple(x.shape[1:]), p.seeds, min(filter(None, whole)), max(whole), x.device)
     try:

@@ -183,7 +183,7 @@ class Playground:
         return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS]
 
     def loras(self) -> list[dict[str, Any]]:
-        return [{"name": name, "alias": name, "path": str(self.networks.folder / f"{name}.safetensors"), "metadata": {}}
+        return [{"name": name, "alias": name, "path": str(Path(str(self.networks.folder), f"{name}.safetensors")), "metadata": {}}
                 for name in self.networks.names()]
 
     def models(self) -> list[dict[str, Any]]:

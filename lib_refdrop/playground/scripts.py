@@ -5,9 +5,9 @@ Hooks, their order and their arguments are those of AUTOMATIC1111's web UI 1.10.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -121,9 +121,9 @@ def basedir() -> str:
 
 def load_file(path: Path) -> ModuleType:
     """Runs a Python file and returns it as a module that nobody else finds."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    SourceFileLoader(path.stem, str(path)).exec_module(module)
     return module
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..sampling.model import Conditioning
-from .emphasis import BREAK, weighted
+from .emphasis import weighted
 
 _BACK = 20  # tokens that a chunk may leave free, to end at a comma
 
@@ -58,9 +58,12 @@ class _Part:
 
     def chunks(self, text: str) -> list[Chunk]:
         """The text in chunks; one that is full ends at a comma, if there was one lately."""
-        found, tokens, weights, comma = [], [], [], -1
+        found: list[Chunk] = []
+        tokens: list[int] = []
+        weights: list[float] = []
+        comma = -1
         for stretch, weight in weighted(text):
-            if stretch == BREAK and weight is None:
+            if weight is None:  # BREAK
                 found.append(Chunk(tokens, weights))
                 tokens, weights, comma = [], [], -1
                 continue

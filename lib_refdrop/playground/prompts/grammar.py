@@ -98,7 +98,8 @@ class _Reader:
     """A recursive descent over the text; every place is read once."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._known, self._depth = text, {}, 0
+        self._text, self._depth = text, 0
+        self._known: dict = {}
 
     def read(self) -> list | None:
         """The whole prompt as a list of texts, :class:`Changes` and :class:`Alternates`; None where it has a ``|``

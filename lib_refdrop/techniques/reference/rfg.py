@@ -25,10 +25,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None =
     if width % heads or k.shape[-1] != width or v.shape != k.shape or k.shape[0] not in (1, batch):
         raise ValueError(f"attention shapes do not fit: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, "
                          f"{heads} heads")
-    split = [x.reshape(x.shape[0], -1, heads, width // heads).transpose(1, 2) for x in (q, k, v)]
-    split[1:] = [x.expand(batch, -1, -1, -1) for x in split[1:]]
+    q, k, v = (x.reshape(x.shape[0], -1, heads, width // heads).transpose(1, 2) for x in (q, k, v))
+    k, v = k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)
     mask = None if bias is None else bias.to(q).expand(tokens, -1)
-    return F.scaled_dot_product_attention(*split, attn_mask=mask).transpose(1, 2).reshape(batch, tokens, width)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(batch, tokens, width)
 
 
 def blend(own: Tensor, references: Sequence[Tensor], coefficients: Sequence[float],
