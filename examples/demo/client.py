@@ -100,8 +100,7 @@ class LocalClient:
     @property
     def memory(self):
         """The extension's own store "RAM": what is kept there can be used by name."""
-        from lib_refdrop.webui.shelf import shelf
-        return shelf().memory
+        return self._playground.shelf.memory
 
     def file_of(self, name: str) -> Path:
         """Where a reference of that name is kept."""

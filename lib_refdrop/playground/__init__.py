@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import os
 
-from . import host
-
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read by gradio when it is imported
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a package that only image encoders would need
-host.enter()
 
-from .errors import ApiError  # noqa: E402 - importable only from here on
+from .errors import ApiError  # noqa: E402
 from .models import ModelProblem  # noqa: E402
 from .playground import DEFAULT_MODEL, Playground  # noqa: E402
 

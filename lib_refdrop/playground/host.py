@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from . import scripts
 from .errors import ApiError, shown
 from .fields import Field, check
-
-
-_IMITATION = Path(__file__).parent / "imitation"
-
-
-def enter() -> None:
-    """Puts the folder that holds ``modules`` on ``sys.path``, once. Raises RuntimeError inside a web UI's process."""
-    loaded = sys.modules.get("modules")
-    if loaded is None:
-        found = importlib.util.find_spec("modules")
-        if found is None:
-            sys.path.append(str(_IMITATION))
-            return
-        origin = found.origin
-    else:
-        origin = getattr(loaded, "__file__", None)
-    if origin is None or Path(origin).parent.parent != _IMITATION:
-        raise RuntimeError("The playground is a program of its own and cannot run inside a web UI; start it with python -m "
-                           "lib_refdrop.playground.")
 
 
 class State:
@@ -82,17 +61,6 @@ class State:
         return {name: getattr(self, name) for name in names}
 
 
-class OptionInfo:
-    """A setting that a script adds: its default and what is said about it."""
-
-    def __init__(self, default: Any, label: str = "", section: tuple[str, str] | None = None) -> None:
-        self.default, self.label, self.section, self.comment = default, label, section, ""
-
-    def info(self, comment: str) -> OptionInfo:
-        self.comment = comment
-        return self
-
-
 class Options:
     """Settings of the host by name, also as attributes. Names, defaults and meaning are those of AUTOMATIC1111."""
 
@@ -118,10 +86,10 @@ class Options:
         self.fields = dict(self.own)
         self.data = {name: field.default for name, field in self.own.items()}
 
-    def add_option(self, name: str, option: OptionInfo) -> None:
+    def add_option(self, name: str, default: Any) -> None:
         """A script's own; numbers may be as large as they like."""
-        self.fields[name] = Field(option.default, -1e9, 1e9)
-        self.data.setdefault(name, option.default)
+        self.fields[name] = Field(default, -1e9, 1e9)
+        self.data.setdefault(name, default)
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("data", "fields") and name in self.data:
@@ -153,9 +121,39 @@ class Options:
 
 
 class PlaygroundHost:
-    """The host's side of everything that a script may ask."""
+    """The playground as :class:`~lib_refdrop.webui.host.Host`: what a script may ask of a web UI."""
+
+    Script = scripts.Script
+    AlwaysVisible = scripts.AlwaysVisible
 
     def __init__(self) -> None:
         self.state, self.opts = State(), Options()
         self.cmd_opts = Namespace(refdrop_dir=None, refdrop_memory=None)
         self.sd_model: Any = None
+        self._before_ui: list[Callable[[], None]] = []
+        self._ui_settings: list[Callable[[], None]] = []
+
+    def add_option(self, name: str, default: Any, label: str, info: str, section: tuple[str, str]) -> None:
+        self.opts.add_option(name, default)
+
+    def on_before_ui(self, callback: Callable[[], None]) -> None:
+        self._before_ui.append(callback)
+
+    def on_ui_settings(self, callback: Callable[[], None]) -> None:
+        self._ui_settings.append(callback)
+
+    def plot_scripts(self) -> Sequence[Any]:
+        return ()
+
+    def loaded_model(self) -> Any:
+        return self.sd_model
+
+    def before_ui(self) -> None:
+        """The page is about to be made."""
+        for callback in self._before_ui:
+            callback()
+
+    def ui_settings(self) -> None:
+        """Options are about to be asked for."""
+        for callback in self._ui_settings:
+            callback()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import script_callbacks
 from PIL import PngImagePlugin
 
 from .errors import ApiError
@@ -24,7 +23,7 @@ _ORDER = ("prompt", "negative_prompt", "sampler_name", "scheduler", "steps", "wi
 
 def new_page(playground: Playground) -> gr.Blocks:
     """The page, ready to be mounted or launched; element ids are those of web UIs (``txt2img_prompt``, …)."""
-    script_callbacks.before_ui_callback()
+    playground.host.before_ui()
     size, made = playground.native_size, {}
     with gr.Blocks(title=PROGRAM, analytics_enabled=False) as page:
         gr.Markdown(f"### {PROGRAM}: {html.escape(playground.model.title)}")
@@ -47,7 +46,9 @@ def new_page(playground: Playground) -> gr.Blocks:
                 parameters = gr.Textbox(label="Parameters of the first picture", lines=3, interactive=False,
                                         elem_id="infotext_txt2img")
                 said = gr.HTML(elem_id="html_log_txt2img")
-                playground.runner.after_component(said, elem_id="html_log_txt2img")
+                done = gr.Textbox(visible="hidden", label="", elem_id="generation_info_txt2img")
+                for component in (done, said):
+                    playground.runner.after_component(component, elem_id=component.elem_id)
 
         pictures = tempfile.TemporaryDirectory(prefix="refdrop-playground-")
         page.refdrop_pictures = pictures  # removed together with the page
@@ -58,11 +59,12 @@ def new_page(playground: Playground) -> gr.Blocks:
             try:
                 result = playground.generate(payload, list(values[len(_ORDER):]), lambda done: progress(done, desc="Drawing"))
             except ApiError as error:
-                return gr.update(), "", _said([str(error)])
-            return _written(result, Path(pictures.name)), (result.infotexts or [""])[0], _said(result.comments)
+                return gr.update(), "", _said([str(error)]), str(time.time_ns())
+            return (_written(result, Path(pictures.name)), (result.infotexts or [""])[0], _said(result.comments),
+                    str(time.time_ns()))
 
         inputs = [*(made[name] for name in _ORDER), *script_inputs]
-        outputs = [gallery, parameters, said]
+        outputs = [gallery, parameters, said, done]
         for event in (start.click, made["prompt"].submit):
             event(generate, inputs=inputs, outputs=outputs, show_progress="full", concurrency_limit=1)
         stop.click(playground.interrupt, queue=False)
@@ -107,6 +109,4 @@ def _written(result, folder: Path) -> list[str]:
 
 
 def _said(sentences: list[str]) -> str:
-    """Never the same twice, so that the panel, which listens to this line, hears of every generation."""
-    lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-    return f"<div data-at='{time.time_ns()}'>{lines}</div>"
+    return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)

@@ -12,13 +12,15 @@ from typing import Any
 
 import gradio as gr
 import torch
-from modules import script_callbacks, shared
 
 from .. import __version__
+from ..webui.script import script_class
+from ..webui.shelf import Shelf
 from ..words import RefDropError, SettingsError, StoreProblem
 from . import models, payload as fields
 from .errors import ApiError, shown
 from .fields import check_text
+from .host import PlaygroundHost
 from .generation import Processed, process_images
 from .networks import Networks
 from .passes import BadPicture
@@ -27,13 +29,13 @@ from .pictures import UPSCALERS, decode, encode_png
 from .processing import Img2Img, Processing, Txt2Img
 from .sampling import catalogue
 from .sampling.levels import SCHEDULES
-from .scripts import Script, ScriptRunner, load_script
+from .scripts import Script, ScriptRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = ROOT / "examples" / "demo-model"
 PROGRAM = f"RefDrop playground {__version__}"
 
-_one_at_a_time = RLock()  # the host's state is the process's, so its generations take turns
+_one_at_a_time = RLock()  # a model's weights and this process's threads are shared, so generations take turns
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "DefaultCPUAllocator")
 
 
@@ -52,19 +54,20 @@ class Playground:
         self.model = models.load(Path(model or DEFAULT_MODEL), device, Path(model_config) if model_config else None)
         self.refdrop_dir = refdrop_dir if refdrop_dir is None or "://" in str(refdrop_dir) else Path(refdrop_dir)
         self.refdrop_memory = refdrop_memory
-        self.host, self.networks = shared.host, Networks(Path(lora_dir) if lora_dir else None)
-        scripts = load_script(ROOT / "scripts" / "refdrop.py") if extension else []
-        self.runner, self.img2img_runner = ScriptRunner(scripts), ScriptRunner(scripts, is_img2img=True)
-        script_callbacks.ui_settings_callback()
+        self.host, self.networks = PlaygroundHost(), Networks(Path(lora_dir) if lora_dir else None)
         self.enter()
+        self.shelf = Shelf(self.host)
+        scripts = [script_class(self.host, self.shelf)] if extension else []
+        self.runner, self.img2img_runner = ScriptRunner(scripts), ScriptRunner(scripts, is_img2img=True)
+        self.host.ui_settings()
         for runner in (self.runner, self.img2img_runner):
             with gr.Blocks():  # controls exist only in a page; their values are the defaults of the scripts' arguments
                 runner.setup_ui()
 
     def enter(self) -> None:
-        """Makes this playground the one that the host speaks of."""
-        shared.cmd_opts.refdrop_dir, shared.cmd_opts.refdrop_memory = self.refdrop_dir, self.refdrop_memory
-        shared.sd_model = self.host.sd_model = self.model.pipeline
+        """Tells the host what it may have been told otherwise since."""
+        self.host.cmd_opts.refdrop_dir, self.host.cmd_opts.refdrop_memory = self.refdrop_dir, self.refdrop_memory
+        self.host.sd_model = self.model.pipeline
         self.host.opts.data["sd_model_checkpoint"] = self.model.title
 
     @property

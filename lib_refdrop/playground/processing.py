@@ -127,7 +127,9 @@ class Processing:
 
     def infotext(self, index: int) -> str:
         """The ``parameters`` text of one image."""
-        parameters = {**self.parameters(index), **self.extra_generation_params, "Version": self.version or None}
+        own = {name: value(p=self, index=index) if callable(value) else value
+               for name, value in self.extra_generation_params.items()}
+        parameters = {**self.parameters(index), **own, "Version": self.version or None}
         return infotext.build(self.all_prompts[index], self.all_negative_prompts[index], parameters)
 
     def close(self) -> None:

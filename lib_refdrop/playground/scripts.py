@@ -1,4 +1,4 @@
-"""Always-on scripts: their base class, how they are loaded, and how their hooks are called.
+"""Always-on scripts: their base class, and how their hooks are called.
 
 Hooks, their order and their arguments are those of AUTOMATIC1111's web UI 1.10.
 """
@@ -6,7 +6,6 @@ Hooks, their order and their arguments are those of AUTOMATIC1111's web UI 1.10.
 from __future__ import annotations
 
 import logging
-import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,6 @@ AlwaysVisible = object()
 HOOKS = ("setup", "before_process", "process", "before_process_batch", "after_extra_networks_activate", "process_batch",
           "before_hr", "process_before_every_sampling", "post_sample", "postprocess_batch", "postprocess_batch_list",
           "postprocess_image", "postprocess_maskoverlay", "postprocess_image_after_composite", "postprocess")
-_basedir: list[Path] = []
 
 
 class PostprocessImageArgs:
@@ -112,36 +110,12 @@ class Script:
     def after_component(self, component, **kwargs) -> None: ...
 
 
-def basedir() -> str:
-    """The folder of the extension being loaded; only while it is, as in web UIs."""
-    if not _basedir:
-        raise RuntimeError("scripts.basedir() is known only while a script is being loaded.")
-    return str(_basedir[-1])
-
-
 def load_file(path: Path) -> ModuleType:
     """Runs a Python file and returns it as a module that nobody else finds."""
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     SourceFileLoader(path.stem, str(path)).exec_module(module)
     return module
-
-
-def load_script(path: Path) -> list[type[Script]]:
-    """Imports a script file as web UIs do, its extension's folder on ``sys.path`` meanwhile; returns its classes."""
-    base = path.resolve().parent.parent
-    _basedir.append(base)
-    sys.path.insert(0, str(base))
-    try:
-        module = load_file(path)
-    finally:
-        sys.path.remove(str(base))
-        _basedir.pop()
-    classes = [found for found in vars(module).values()
-               if isinstance(found, type) and issubclass(found, Script) and found is not Script]
-    for found in classes:
-        found.filename = str(path)
-    return classes
 
 
 class ScriptRunner:

@@ -11,8 +11,6 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from modules import script_callbacks
-
 from ..words import first_line
 from .errors import ApiError
 from .page import new_page
@@ -23,7 +21,6 @@ def serve(playground: Playground, host: str, port: int) -> None:
     """Serves page and API until interrupted (Ctrl+C)."""
     page = new_page(playground)
     app = gr.mount_gradio_app(new_app(playground), page.queue(), path="/")
-    script_callbacks.app_started_callback(page, app)
     print(f"{PROGRAM} is at http://{host}:{port}/ (API at /sdapi/v1, Ctrl+C ends it).", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning")
 

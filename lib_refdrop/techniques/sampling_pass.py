@@ -26,17 +26,18 @@ class SamplingPass:
     """An adapter calls :meth:`call` before each model call and :meth:`attention` in every site; nothing it calls raises,
     but for what ends the whole program (KeyboardInterrupt).
 
-    A technique that raises takes no further part, and ``tell`` hears of it: a
+    A technique that raises takes no further part, and ``tell`` hears of both: a
     :class:`~lib_refdrop.words.RefDropError` as it is, memory that ran out and a fault of ours as one sentence each, the
     fault with all its lines in the log. Without ``tell`` the problem is kept and :meth:`finish` raises it.
     """
 
-    def __init__(self, techniques: Sequence[Technique], tell: Callable[[RefDropError], None] | None = None) -> None:
+    def __init__(self, techniques: Sequence[Technique], tell: Callable[[Technique, RefDropError], None] | None = None) -> None:
         self._techniques, self._tell = list(techniques), tell
         self._visits: dict[tuple[Kind, float], int] = {}
         self._listener: Listener | None = None
         self._notes = Outcome()
         self.problem: RefDropError | None = None  # the first
+        self.outcomes: dict[Technique, Outcome] = {}  # of those that took part to the end
 
     @property
     def replaying(self) -> bool:
@@ -82,17 +83,16 @@ class SamplingPass:
 
         Raises the first :class:`~lib_refdrop.words.RefDropError`, unless ``tell`` hears of problems.
         """
-        outcomes = []
         for technique in list(self._techniques):
             outcome = self._guarded(technique, partial(self._finished, technique), None)
             if outcome is not None:
                 for sentence in self._notes.notes:
                     outcome.note(sentence)
-                outcomes.append(outcome)
+                self.outcomes[technique] = outcome
         self._techniques = []
         if self.problem and not self._tell:
             raise self.problem
-        return outcomes
+        return list(self.outcomes.values())
 
     def _finished(self, technique: Technique) -> Outcome:
         try:
@@ -122,9 +122,10 @@ class SamplingPass:
             logger.exception("A fault inside RefDrop")
             found = RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so this generation goes "
                                  "without it from here on; please report it with the lines in the log.")
-        self._techniques.remove(technique)
+        if technique in self._techniques:
+            self._techniques.remove(technique)
         if self.problem is None or isinstance(self.problem, Interrupted):
             self.problem = found
         if self._tell:
-            self._tell(found)
+            self._tell(technique, found)
         return otherwise

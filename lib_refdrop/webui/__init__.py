@@ -1,4 +1,1 @@
-"""What RefDrop is inside a web UI (or the playground): the panel, and one run for every processing object.
-
-Importable only where a host's ``modules`` package is.
-"""
+"""What RefDrop is inside a web UI (or the playground): the panel, and one run for every processing object."""

@@ -1,35 +1,53 @@
-"""How a web UI is told to stop, and where people are told why."""
+"""How a web UI is told to stop, and where people are told what happened: page, API's answer, log."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
-from modules import shared
-
 from ..words import RefDropError
+from .host import Host
 from .infotext import PROBLEM
 from .shelf import Shelf
 
 logger = logging.getLogger("RefDrop")
 
 
-def interrupted() -> bool:
+def set_up_log() -> None:
+    """Lets a line at INFO through to the terminal where the host set up nothing for it: hosts' own level is WARNING, and
+    what was saved or guided belongs to what they print of a generation. More than once does no harm."""
+    logger.setLevel(logging.INFO)
+    if not any(handler.level <= logging.INFO for handler in logging.getLogger().handlers) and not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("RefDrop: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def interrupted(host: Host) -> bool:
     """Whether the user has cut the generation short."""
-    return bool(shared.state.interrupted or shared.state.skipped)
+    return bool(host.state.interrupted or host.state.skipped)
 
 
-def stop(p: Any, problem: RefDropError) -> None:
+def stop(p: Any, problem: RefDropError, host: Host) -> None:
     """Ends the generation. An exception would not: hosts log what a hook raises and go on."""
-    p.refdrop_stopped = problem
-    shared.state.interrupt()
+    if getattr(p, "refdrop_stopped", None) is None:  # the first is why
+        p.refdrop_stopped = problem
+    host.state.interrupt()
 
 
 def complain(p: Any, problem: RefDropError, shelf: Shelf) -> None:
     """Says what went wrong where people look: on the page, in an API's answer and once in the log."""
-    logger.warning("RefDrop: %s", problem)
-    p.extra_generation_params[PROBLEM] = str(problem)
+    logger.warning("%s", problem)
+    p.extra_generation_params.setdefault(PROBLEM, str(problem))
     show(p, str(problem), shelf)
+
+
+def tell(p: Any, sentence: str, shelf: Shelf) -> None:
+    """Says what happened, on the page and once in the log."""
+    logger.info("%s", sentence)
+    show(p, sentence, shelf)
 
 
 def show(p: Any, sentence: str, shelf: Shelf) -> None:

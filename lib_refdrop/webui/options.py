@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from modules import shared
-
 from ..settings import SCRIPT_NAME
+from .host import Host
 
 INNER_PASSES = "refdrop_inner_passes"
 REMEMBER = "refdrop_remember"
@@ -19,19 +18,16 @@ _OPTIONS = {
 }
 
 
-def add_options() -> None:
-    """Registers them, which also lets the host restore them after a request with ``override_settings``."""
+def add_options(host: Host) -> None:
     for name, (default, label, info) in _OPTIONS.items():
-        option = shared.OptionInfo(default, label, section=("refdrop", SCRIPT_NAME)).info(info)
-        shared.opts.add_option(name, option)
-        shared.opts.data.setdefault(name, default)  # hosts restore only what has a value
+        host.add_option(name, default, label, info, ("refdrop", SCRIPT_NAME))
 
 
-def option(name: str) -> bool:
+def option(host: Host, name: str) -> bool:
     """A switch; its default in hosts without a settings page."""
-    return bool(getattr(shared.opts, name, _OPTIONS[name][0]))
+    return bool(getattr(host.opts, name, _OPTIONS[name][0]))
 
 
-def number(name: str) -> int:
+def number(host: Host, name: str) -> int:
     """A whole number, as :func:`option`."""
-    return int(getattr(shared.opts, name, _OPTIONS[name][0]) or 0)
+    return int(getattr(host.opts, name, _OPTIONS[name][0]) or 0)

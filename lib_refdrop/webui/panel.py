@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,13 @@ import gradio as gr
 
 from ..settings import SCRIPT_NAME, Control, Settings
 from .forecast import INPUTS, forecast
+from .host import Host
 from .infotext import paste_function
 from .shelf import Shelf
+
+
+# Newer gradio leaves what is not visible out of the page, and nothing there can change; older knows no other way to hide.
+_HIDDEN = "hidden" if int(gr.__version__.split(".")[0]) >= 6 else False
 
 
 @dataclass
@@ -24,11 +30,12 @@ class Panel:
     status: Any
     size: Any
     infotext_fields: list[tuple[Any, Callable]]
+    _host: Host
     _shelf: Shelf
 
     def listen_to(self, component: Any) -> None:
         """Tells what happened, and lists new references, whenever a component of the host changes."""
-        component.change(self._refreshed, inputs=[self._control("store")],
+        component.change(self._refreshed, inputs=[self._control("store"), self._control("reference")],
                          outputs=[self._control("reference"), self.status], show_progress="hidden")
 
     def forecast_from(self, inputs: Mapping[str, Any]) -> None:
@@ -38,21 +45,25 @@ class Panel:
         names, count = list(inputs), len(self.controls)
 
         def line(*values: Any) -> str:
-            return _line(forecast(values[:count], dict(zip(names, values[count:]))))
+            return _line(forecast(self._host, values[:count], dict(zip(names, values[count:]))))
 
         deciding = [self._control(name) for name in ("mode", "save_percent", "layer_input", "layer_middle", "layer_output",
                                                      "keep", "budget")]
         for component in (*deciding, *inputs.values()):
             component.change(line, inputs=[*self.controls, *inputs.values()], outputs=[self.size], show_progress="hidden")
 
-    def _refreshed(self, store: str) -> tuple[Any, str]:
-        return _names(self._shelf, store), _line(self._shelf.message or self._shelf.summary(store))
+    def _refreshed(self, store: str, name: str | None) -> tuple[Any, str]:
+        """The field follows a Save that was given a number because its name was taken: what is used next is what was saved
+        last, not what stood there before."""
+        names, saved = self._shelf.names(store), self._shelf.saved
+        followed = {"value": saved.name} if saved and (saved.store, saved.asked) == (store, name) else {}
+        return gr.update(choices=names, **followed), _line(self._shelf.message or self._shelf.summary(store))
 
     def _control(self, name: str) -> Any:
         return self.controls[[each for each, _, _ in Settings.controls()].index(name)]
 
 
-def build(shelf: Shelf, tab: str) -> Panel:
+def build(host: Host, shelf: Shelf, tab: str) -> Panel:
     """Makes the panel inside the ``gradio.Blocks`` that is open; element ids begin with ``refdrop_<tab>``."""
     made: dict[str, Any] = {}
     known = Settings.controls()
@@ -63,24 +74,26 @@ def build(shelf: Shelf, tab: str) -> Panel:
         with gr.Row():
             default, control = next((default, control) for name, default, control in known if name == "reference")
             made["reference"] = gr.Dropdown(
-                label=control.label, info=control.help, choices=_listed(shelf, made["store"].value), value=default,
+                label=control.label, info=control.help, choices=shelf.names(made["store"].value), value=default,
                 allow_custom_value=True, elem_id=f"refdrop_{tab}_reference", scale=4)
-            refresh = gr.Button("Refresh", elem_id=f"refdrop_{tab}_refresh", scale=1)
+            refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["tool"], scale=0, min_width=40)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
             for name, default, control in known:
                 if control.tier == "advanced":
                     made[name] = _component(name, default, control, tab)
         size = gr.HTML("", elem_id=f"refdrop_{tab}_size")
         status = gr.HTML(_line(shelf.summary(made["store"].value)), elem_id=f"refdrop_{tab}_status")
+        # A value that is computed is computed whenever the page is loaded, and its change is what fills the list.
+        loaded = gr.Textbox(value=lambda: str(time.time_ns()), visible=_HIDDEN, elem_id=f"refdrop_{tab}_loaded", label="")
 
     def list_again(store: str) -> tuple[Any, str]:
-        return _names(shelf, store), _line(shelf.summary(store))
+        return gr.update(choices=shelf.names(store)), _line(shelf.summary(store))
 
-    for event in (refresh.click, made["store"].change):
+    for event in (refresh.click, made["store"].change, loaded.change):
         event(list_again, inputs=[made["store"]], outputs=[made["reference"], status], show_progress="hidden")
     fields = [(made[name], paste_function(name, default, control)) for name, default, control in known
               if control.infotext or name == "enabled"]
-    return Panel([made[name] for name, _, _ in known], status, size, fields, shelf)
+    return Panel([made[name] for name, _, _ in known], status, size, fields, host, shelf)
 
 
 def _component(name: str, default: Any, control: Control, tab: str) -> Any:
@@ -92,14 +105,6 @@ def _component(name: str, default: Any, control: Control, tab: str) -> Any:
     if isinstance(default, float):
         return gr.Slider(minimum=control.minimum, maximum=control.maximum, step=control.step, **common)
     return gr.Textbox(**common)
-
-
-def _listed(shelf: Shelf, store: str) -> list[str]:
-    return list(reversed(shelf.store(store).names()))  # the newest first: it is the one wanted most
-
-
-def _names(shelf: Shelf, store: str) -> Any:
-    return gr.update(choices=_listed(shelf, store))
 
 
 def _line(sentence: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..model.sites import Lineage
 from ..references.plan import MEGABYTE, Picture, Plan, estimate, preset, within
 from ..settings import Settings
-from ..model.sites import Lineage
 
 _PIXELS = 8  # of a latent's cell, both ways, in every model that RefDrop works with
 # Samplers that call the model twice a step, but for the last; by what their names begin with.

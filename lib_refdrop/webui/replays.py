@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from modules import shared
 from tqdm import tqdm
 
 from ..model.sites import Lineage
@@ -14,6 +13,8 @@ from ..references.reference import Reference
 from ..references.replay import Replays
 from ..stores import MemoryBudget
 from ..words import Interrupted, ReferenceProblem
+from .host import Host
+from .provenance import networks
 
 
 class ReplayMemory:
@@ -41,8 +42,9 @@ class ReplayMemory:
 class HostReplays(Replays):
     """:class:`Replays` for one processing object."""
 
-    def __init__(self, p: Any, memory: ReplayMemory, element_size: int) -> None:
+    def __init__(self, p: Any, host: Host, memory: ReplayMemory, element_size: int) -> None:
         super().__init__()
+        self._host = host
         self._memory, self._model, self._element_size = memory, _model_key(p), element_size
         self._bar: tqdm | None = None
 
@@ -66,22 +68,23 @@ class HostReplays(Replays):
         return plan
 
     def progress(self, done: int, total: int) -> None:
-        """Shows it where the host shows its own. Raises :class:`Interrupted` when the user does."""
+        """Shows it beside what the host shows of its own. Raises :class:`Interrupted` when the user does."""
         if self._bar is None:
             self._bar = tqdm(total=total, desc="RefDrop replays the reference")
         self._bar.update(done - self._bar.n)
-        shared.state.textinfo = f"RefDrop replays the reference: {done} of {total}" if done < total else None
-        stopped = shared.state.interrupted or shared.state.skipped
+        state = self._host.state
+        stopped = bool(state.interrupted or state.skipped)
+        state.textinfo = f"Replay {done} of {total}" if done < total and not stopped else None
         if stopped or done == total:
             self._bar.close()
             self._bar = None
         if stopped:
-            shared.state.textinfo = None
             raise Interrupted("The generation was interrupted while its reference was replayed.")
 
 
 def _model_key(p: Any) -> tuple:
-    """What the features of a trajectory depend on besides itself: the model that is loaded, and its networks (LoRA)."""
-    networks = getattr(p, "extra_network_data", None) or {}
-    chosen = sorted((kind, str(getattr(each, "items", each))) for kind, found in networks.items() for each in found)
-    return (id(getattr(p, "sd_model", None)), str(getattr(p, "sd_model_hash", None)), repr(chosen))
+    """What the features of a trajectory depend on besides itself: the model that is loaded, and all networks (LoRA and kin)
+    that act in the pass, those of the hires prompt in that pass."""
+    chosen = [networks(getattr(p, name, None)) for name in ("extra_network_data", "hr_extra_network_data")]
+    return (id(getattr(p, "sd_model", None)), str(getattr(p, "sd_model_hash", None)), repr(chosen),
+            bool(getattr(p, "is_hr_pass", False)))

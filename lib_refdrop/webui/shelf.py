@@ -1,32 +1,46 @@
-"""What outlives a generation: the stores of this program and the last thing that was said."""
+"""What outlives a generation: the stores of this program, the replays, and the last thing that was said."""
 
 from __future__ import annotations
 
-from functools import cache
+import threading
 from pathlib import Path
-
-from modules import shared
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..stores import MemoryBudget, MemoryStore, Saved, Store, machine, open_store
-from ..words import ReferenceProblem, said
+from ..words import RefDropError, ReferenceProblem, said
+from .host import Host
 from .replays import ReplayMemory
+
+if TYPE_CHECKING:
+    from .run import Run
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "latents"
 
 
-class Shelf:
-    """References by the name of their store, "RAM" or "Disk", and the line of status."""
+class Last(NamedTuple):
+    """The last Save: into which store, the name that was asked for, and the one that it got."""
 
-    def __init__(self) -> None:
-        self.memory = MemoryStore(MemoryBudget(_memory_limit()))
+    store: str
+    asked: str
+    name: str
+
+
+class Shelf:
+    """References by the name of their store, "RAM" or "Disk", and the line of status. Page and API share one."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.memory = MemoryStore(MemoryBudget(_memory_limit(host)))
         self.replays = ReplayMemory(self.memory.budget)
         self.message = ""
+        self.saved: Last | None = None
+        self._running: dict[int, Run] = {}
         self._opened: tuple[str | Path, Store] | None = None
 
     @property
     def place(self) -> str | Path:
         """Where references are kept on disk: ``--refdrop-dir``, a folder or a URL, or ``latents`` in the extension."""
-        return getattr(shared.cmd_opts, "refdrop_dir", None) or DEFAULT_FOLDER
+        return getattr(self._host.cmd_opts, "refdrop_dir", None) or DEFAULT_FOLDER
 
     def store(self, name: str) -> Store:
         """The store of that name; the one on disk is opened once, and knows what it has seen. Raises
@@ -53,25 +67,40 @@ class Shelf:
             sentence = f"Saved reference {saved.name!r}: {saved.files} file, {said(saved.bytes)}, {saved.path}."
         return " ".join([sentence, *saved.notes])
 
+    def names(self, store: str) -> list[str]:
+        """What a store holds, the newest first: it is the one wanted most. Nothing where it cannot be reached."""
+        try:
+            return list(reversed(self.store(store).names()))
+        except RefDropError:
+            return []  # :meth:`summary` says why
+
     def summary(self, store: str) -> str:
-        """How many references a store holds."""
-        count = len(self.store(store).names())
+        """How many references a store holds, or why nobody knows."""
+        try:
+            count = len(self.store(store).names())
+        except RefDropError as problem:
+            return str(problem)
         return f"{count or 'No'} reference{'' if count == 1 else 's'} {_place(store)}."
 
+    def running(self) -> Run | None:
+        """The run that is on in this thread, if any."""
+        return self._running.get(threading.get_ident())
 
-@cache
-def shelf() -> Shelf:
-    """The one shelf of this program: page and API see the same references."""
-    return Shelf()
+    def begin(self, run: Run | None) -> None:
+        """The run that is on in this thread from here on."""
+        if run is None:
+            self._running.pop(threading.get_ident(), None)
+        else:
+            self._running[threading.get_ident()] = run
 
 
 def _place(store: str) -> str:
     return "in memory" if store == "RAM" else "on disk"
 
 
-def _memory_limit() -> int:
+def _memory_limit(host: Host) -> int:
     """Bytes that may be kept in memory: ``--refdrop-memory``, or a quarter of what this program may have."""
-    asked = getattr(shared.cmd_opts, "refdrop_memory", None)
+    asked = getattr(host.cmd_opts, "refdrop_memory", None)
     if asked:
         return int(asked * 1e9)
     machines = machine.memory()

@@ -3,53 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from modules import scripts
-
 from ..settings import SCRIPT_NAME, Control, Settings
-from .shelf import shelf
+from .host import Host
+from .shelf import Shelf
 
 _NO_AXIS = ("store", "replace", "on_problem")
 _ATTRIBUTE = "refdrop_axes"  # on a processing object: the settings that a plot's cell changes
 
 
-def add_axes() -> None:
+def add_axes(host: Host, shelf: Shelf) -> None:
     """Adds RefDrop's axes to the plot script, where the host has one. More than once does no harm."""
-    for data in getattr(scripts, "scripts_data", []):
-        if str(data.path).endswith("xyz_grid.py"):
-            options = data.module.axis_options
-            known = {option.label for option in options}
-            options += [axis for axis in _axes(data.module) if axis.label not in known]
+    for module in host.plot_scripts():
+        options = module.axis_options
+        known = {option.label for option in options}
+        options += [axis for axis in _axes(module, shelf) if axis.label not in known]
 
 
 def with_axes(p: Any, args: Sequence[Any]) -> list[Any]:
-    """The script's arguments for this cell of a plot."""
+    """The script's arguments for this cell of a plot. An axis of RefDrop's switches it on: nobody compares what is off."""
     chosen = getattr(p, _ATTRIBUTE, None)
     if not chosen:
         return list(args)
+    chosen = {"enabled": True, **chosen}
     if args and isinstance(args[0], dict):
         return [{**args[0], **chosen}]
     names = [name for name, _, _ in Settings.controls()]
     return [{**dict(zip(names, args)), **chosen}]
 
 
-def _axes(module: Any) -> list[Any]:
-    return [module.AxisOption(f"[{SCRIPT_NAME}] {control.label}", float if isinstance(default, float) else str,
-                              _apply(name), choices=_choices(name, default, control))
+def _axes(module: Any, shelf: Shelf) -> list[Any]:
+    return [module.AxisOption(f"[{SCRIPT_NAME}] {control.label}", _number if isinstance(default, float) else str,
+                              partial(_apply, name), choices=_choices(name, default, control, shelf))
             for name, default, control in Settings.controls() if name not in _NO_AXIS]
 
 
-def _apply(name: str) -> Callable[[Any, Any, Any], None]:
-    def apply(p: Any, value: Any, values: Any) -> None:
-        setattr(p, _ATTRIBUTE, {**getattr(p, _ATTRIBUTE, {}), name: value})  # a new dict: cells are copies
-
-    return apply
+def _number(text: str) -> float:
+    """A number as people write it, with a typographic minus too."""
+    return float(str(text).replace("\u2212", "-").replace("\u2013", "-"))
 
 
-def _choices(name: str, default: Any, control: Control) -> Callable[[], list[str]] | None:
+def _apply(name: str, p: Any, value: Any, values: Any) -> None:
+    setattr(p, _ATTRIBUTE, {**getattr(p, _ATTRIBUTE, {}), name: value})  # a new dict: cells are copies
+
+
+def _choices(name: str, default: Any, control: Control, shelf: Shelf) -> Callable[[], list[str]] | None:
     if name == "reference":
-        return lambda: shelf().store("Disk").names() + shelf().store("RAM").names()
+        return lambda: shelf.names("Disk") + shelf.names("RAM")
     if isinstance(default, bool):
         return lambda: ["True", "False"]
     return (lambda: list(control.choices)) if control.choices else None

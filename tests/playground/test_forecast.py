@@ -7,6 +7,7 @@ import re
 import pytest
 
 from lib_refdrop.settings import Settings
+from lib_refdrop.webui.forecast import forecast
 
 GENERATION = {"steps": 6, "width": 128, "height": 96, "cfg_scale": 4.0, "sampler_name": "Euler"}
 
@@ -14,13 +15,10 @@ GENERATION = {"steps": 6, "width": 128, "height": 96, "cfg_scale": 4.0, "sampler
 @pytest.fixture
 def foretell(studio):
     """What the panel says, given as the page gives it: every control's value, in API order."""
-    from modules import shared
-
-    from lib_refdrop.webui.forecast import forecast
-
-    shared.sd_model = studio.playground.model.pipeline
+    host = studio.playground.host
+    host.sd_model = studio.playground.model.pipeline
     values = {name: default for name, default, _ in Settings.controls()}
-    return lambda generation=GENERATION, **settings: forecast(list((values | settings).values()), generation)
+    return lambda generation=GENERATION, **settings: forecast(host, list((values | settings).values()), generation)
 
 
 @pytest.mark.parametrize("settings", [{"keep": "Exact"}, {"keep": "Balanced"}, {"keep": "Small", "layer_input": False},
@@ -38,9 +36,7 @@ def test_there_is_nothing_to_say_in_use_or_of_an_empty_field(foretell) -> None:
     assert foretell({**GENERATION, "width": None}, mode="Save") == ""  # the field was just emptied
 
 
-def test_it_says_why_there_is_no_size(foretell) -> None:
-    from modules import shared
-
+def test_it_says_why_there_is_no_size(studio, foretell) -> None:
     assert foretell(mode="Save", layer_input=False, layer_middle=False, layer_output=False).startswith("All RefDrop layers")
-    shared.sd_model = None
+    studio.playground.host.sd_model = None
     assert foretell(mode="Save") == "How large a reference gets is known with a model loaded."

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from modules import shared
 
 from lib_refdrop.webui import options
 from lib_refdrop.webui.infotext import PROBLEM
-from lib_refdrop.webui.shelf import shelf
-
-from .conftest import generate
 
 
 @pytest.fixture
-def remembering(monkeypatch):
-    monkeypatch.setitem(shared.opts.data, options.REMEMBER, True)
-    monkeypatch.setitem(shared.opts.data, options.REMEMBER_COUNT, 2)
+def remembering(program):
+    program.host.opts.data |= {options.REMEMBER: True, options.REMEMBER_COUNT: 2}
 
 
-def test_nothing_is_remembered_unless_asked_for(new) -> None:
+def test_nothing_is_remembered_unless_asked_for(new, generate, program) -> None:
     generate(new(), [False])
-    assert shelf().memory.names() == []
+    assert program.shelf.memory.names() == []
 
 
-def test_a_picture_made_with_refdrop_off_can_become_the_reference(new, remembering, monkeypatch) -> None:
+def test_a_picture_made_with_refdrop_off_can_become_the_reference(new, generate, program, remembering) -> None:
     own = generate(new(), [False])
-    (name,) = shelf().memory.names()
-    monkeypatch.setitem(shared.opts.data, options.REMEMBER, False)
+    (name,) = program.shelf.memory.names()
+    program.host.opts.data[options.REMEMBER] = False
     assert torch.equal(own, generate(new(), [False]))
     use = [{"enabled": True, "mode": "Use", "store": "RAM", "reference": name, "rfg": 0.6}]
     p = new()
@@ -37,10 +32,10 @@ def test_a_picture_made_with_refdrop_off_can_become_the_reference(new, rememberi
     assert p.extra_generation_params["RefDrop reference"] == name
 
 
-def test_only_the_last_ones_are_remembered_and_what_was_saved_stays(new, remembering) -> None:
+def test_only_the_last_ones_are_remembered_and_what_was_saved_stays(new, generate, program, remembering) -> None:
     generate(new(), [{"enabled": True, "mode": "Save", "store": "RAM", "reference": "hero"}])
     for seed in (1, 2, 3):
         p = new()
         p.seed = seed
         generate(p, [False])
-    assert shelf().memory.names() == ["hero", "pirate-2", "pirate-3"]
+    assert program.shelf.memory.names() == ["hero", "pirate-2", "pirate-3"]

@@ -6,39 +6,38 @@ import copy
 
 import pytest
 import torch
-from modules import shared
 
 from lib_refdrop.webui import options
 from lib_refdrop.webui.infotext import PROBLEM
 
-from .conftest import generate
+from .conftest import Program
 
 SAVE = [{"enabled": True, "mode": "Save", "reference": "hero"}]
 USE = [{"enabled": True, "mode": "Use", "reference": "hero", "rfg": 0.5}]
 
 
-def test_save_then_use_changes_the_picture_and_says_so(new) -> None:
+def test_save_then_use_changes_the_picture_and_says_so(new, generate) -> None:
     generate(new(), SAVE)
     plain, p = generate(new(), [False], "nurse"), new()
     assert not torch.allclose(generate(p, USE, "nurse"), plain)
     assert p.extra_generation_params["RefDrop RFG"] == 0.5 and "throughout" in p.comments[-1]
 
 
-def test_off_leaves_the_processing_object_as_it_is(new) -> None:
+def test_off_leaves_the_processing_object_as_it_is(new, generate) -> None:
     p = new()
     before = dict(vars(p))
     generate(p, [False, 0.9])
     assert vars(p) == before and "close" not in vars(p)
 
 
-def test_closing_closes_the_object_itself_too(new) -> None:
+def test_closing_closes_the_object_itself_too(new, generate) -> None:
     p = new()
     generate(p, SAVE)
     p.close()
     assert p.closed == [id(p)]
 
 
-def test_a_copy_of_a_finished_generation_starts_anew(new) -> None:
+def test_a_copy_of_a_finished_generation_starts_anew(new, generate) -> None:
     generate(new(), SAVE)
     first = new()
     generate(first, USE, "nurse")
@@ -50,8 +49,8 @@ def test_a_copy_of_a_finished_generation_starts_anew(new) -> None:
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_an_inner_generation_runs_plain_unless_asked_for(new, monkeypatch, allowed: bool) -> None:
-    monkeypatch.setitem(shared.opts.data, options.INNER_PASSES, allowed)
+def test_an_inner_generation_runs_plain_unless_asked_for(new, generate, program, allowed: bool) -> None:
+    program.host.opts.data[options.INNER_PASSES] = allowed
     generate(new(), SAVE)
     plain, made = generate(new(), [False], "king"), []
 
@@ -64,7 +63,7 @@ def test_an_inner_generation_runs_plain_unless_asked_for(new, monkeypatch, allow
     assert torch.equal(made[1], plain)
 
 
-def test_generations_one_after_another_are_not_inside_each_other(new) -> None:
+def test_generations_one_after_another_are_not_inside_each_other(new, generate) -> None:
     def script(p) -> torch.Tensor:
         generate(p, SAVE)
         p2 = new()
@@ -74,19 +73,19 @@ def test_generations_one_after_another_are_not_inside_each_other(new) -> None:
     assert script(new()) == 0.5
 
 
-def test_a_missing_reference_stops_before_a_picture_and_says_why(new) -> None:
+def test_a_missing_reference_stops_before_a_picture_and_says_why(new, generate) -> None:
     p = new()
     assert generate(p, USE) is None
     assert "hero" in p.extra_generation_params[PROBLEM] and "hero" in p.comments[-1]
 
 
-def test_or_the_picture_is_plain_where_the_user_wants_it(new) -> None:
+def test_or_the_picture_is_plain_where_the_user_wants_it(new, generate) -> None:
     p = new()
     made = generate(p, [{**USE[0], "on_problem": "Continue"}], "nurse")
     assert torch.equal(made, generate(new(), [False], "nurse")) and PROBLEM in p.extra_generation_params
 
 
-def test_attention_that_never_ran_is_not_called_guidance(new) -> None:
+def test_attention_that_never_ran_is_not_called_guidance(new, generate) -> None:
     generate(new(), SAVE)
     p = new()
     p.sampler.model_wrap_cfg.forward = lambda x, sigma, uncond, cond: x  # another extension has its own model
@@ -95,31 +94,15 @@ def test_attention_that_never_ran_is_not_called_guidance(new) -> None:
     assert "RefDrop RFG" not in p.extra_generation_params
 
 
-def test_a_cell_of_a_plot_has_its_own_settings(new) -> None:
+def test_a_cell_of_a_plot_has_its_own_settings(new, generate) -> None:
     generate(new(), SAVE)
     p = new(refdrop_axes={"rfg": 0.25})
     generate(p, [True, 0.9, "Use"], "nurse")
     assert p.extra_generation_params["RefDrop RFG"] == 0.25
 
 
-def test_memory_has_the_limit_that_was_asked_for(new, monkeypatch) -> None:
-    monkeypatch.setattr(shared.cmd_opts, "refdrop_memory", 1e-8)
-    p = new()
-    generate(p, [{**SAVE[0], "store": "RAM"}])
+def test_memory_has_the_limit_that_was_asked_for(tmp_path) -> None:
+    program = Program(tmp_path, memory=1e-8)
+    p = program.new()
+    program.generate(p, [{**SAVE[0], "store": "RAM"}])
     assert "--refdrop-memory" in p.extra_generation_params[PROBLEM]
-
-
-@pytest.mark.parametrize("on_problem", ["Stop", "Continue"])
-def test_a_file_that_is_found_damaged_in_the_middle_is_named(new, tmp_path, on_problem: str) -> None:
-    generate(new(), SAVE)
-    path, p = tmp_path / "hero.safetensors", new()
-    path.write_bytes(path.read_bytes()[:-2000] + bytes(2000))
-    whole = path.read_bytes()
-
-    def cut(*args, **kwargs):
-        path.write_bytes(whole[:len(whole) // 2])  # between the first look at it and the first step
-
-    p.sampler.model_wrap_cfg.register_forward_pre_hook(cut, with_kwargs=True)
-    made = generate(p, [{**USE[0], "on_problem": on_problem}], "nurse")
-    assert made is not None and "hero" in p.extra_generation_params[PROBLEM]
-    assert shared.state.interrupted == (on_problem == "Stop") and "RefDrop RFG" not in p.extra_generation_params

@@ -1,0 +1,76 @@
+"""Save: the first picture of a generation becomes a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..references.plan import MEGABYTE
+from ..techniques.reference.recording import Recording
+from ..techniques.technique import Outcome, Technique
+from ..words import said
+from .messages import logger, tell
+from .parameters import write
+from .plans import plan_for
+from .provenance import default_name, provenance
+from .shelf import Last
+from .task import NO_PASS, Job, Pass, Task
+
+
+class SaveTask(Task):
+    """Writes into the store as the run goes; what is not finished leaves nothing behind."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._recording: Recording | None = None
+        self._notes = Outcome()
+
+    def check(self) -> None:
+        _, lineage, element_size = self.job.model()
+        plan, size = plan_for(self.job.p, self.job.settings, lineage, element_size)
+        self.job.host.state.textinfo = f"Saving {said(size)}"  # short: the host writes its percent and time behind it
+        logger.info("RefDrop saves about %s. %s", said(size), plan.explanation)
+
+    def techniques(self, sampling: Pass) -> list[Technique]:
+        if sampling.batch > 0 or not self.job.covers(sampling.name):
+            return []
+        p, settings = self.job.p, self.job.settings
+        if self._recording is None or sampling.name == "base":
+            self.close()
+            made = provenance(p, self.job.host)
+            name = settings.reference or default_name(made["prompt"], made["seed"])
+            plan, size = plan_for(p, settings, sampling.lineage, sampling.element_size)
+            limit = int(settings.budget * MEGABYTE) or None
+            writer = self.job.shelf.store(settings.store).writer(name, settings.replace, size, limit)
+            self._recording = Recording(sampling.lineage, made, plan, writer)
+        self._recording.begin_pass(sampling.name, sampling.sigmas)
+        return [self._recording]
+
+    def passed(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._notes.add(outcome)
+
+    def end_batch(self, number: int, interrupted: bool) -> None:
+        if number > 0:
+            write(self.job.p, {}, [])  # the first picture's parameters say nothing about the others
+            return
+        p, shelf = self.job.p, self.job.shelf
+        if interrupted:
+            self.close()
+            tell(p, "The generation was interrupted, so no reference was saved.", shelf)
+            return
+        recording, self._recording = self._recording, None
+        if recording is None:
+            tell(p, NO_PASS + ", so no reference was saved.", shelf)
+            return
+        try:
+            saved = recording.commit()
+        finally:
+            recording.abort()
+        shelf.saved = Last(self.job.settings.store, self.job.settings.reference, saved.name)
+        write(p, self.job.settings.infotext(saved.name), self._notes.notes, only_first=True)
+        tell(p, " ".join([shelf.describe(saved), recording.plan.explanation, *self._notes.notes]), shelf)
+
+    def close(self) -> None:
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.abort()
