@@ -64,7 +64,7 @@ class Failing(Technique):
 ], ids=["ours", "a fault", "many lines", "memory"])
 def test_one_sentence_and_the_others_go_on(event, error, kind, words, caplog) -> None:
     told, other = [], Doubling()
-    sampling_pass = SamplingPass([Failing(event, error), other], told.append)
+    sampling_pass = SamplingPass([Failing(event, error), other], lambda technique, problem: told.append(problem))
     with caplog.at_level(logging.ERROR):
         sampling_pass.call(3.0, ROWS)
         out = sampling_pass.attention(SITE, OWN, None)
