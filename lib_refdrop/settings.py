@@ -9,9 +9,15 @@ from typing import Any
 
 from .model.sites import SECTIONS
 from .references import names
-from .words import SettingsError
+from .words import SettingsError, shortened
 
 SCRIPT_NAME = "RefDrop"
+_OLDER = 9  # arguments of the older extension
+_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-"})  # as people type it, and as the panel prints it
+
+
+# What a picture's parameters always say, by mode, whatever the defaults are or will be.
+_DECIDES = {"Use": ("rfg", "mode", "store", "reference"), "Save": ("mode", "store", "reference", "keep", "save_percent")}
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,10 @@ class Settings:
     reference: str = _setting("", "Reference", "Save: the name to give, made from the prompt and seed if empty. Use: "
                               "which one, the newest if empty.", infotext="RefDrop reference")
     replace: bool = _setting(False, "Replace", "Save over a reference of the same name; otherwise a new name is found.",
-                             tier="advanced")
+                             infotext="RefDrop replace", tier="advanced")
     on_problem: str = _setting("Stop", "If it cannot guide", "Stop the run, or continue it without guidance; the "
-                               "reason is shown either way.", choices=("Stop", "Continue"), tier="advanced")
+                               "reason is shown either way.", choices=("Stop", "Continue"),
+                               infotext="RefDrop on problem", tier="advanced")
     keep: str = _setting("Balanced", "What to keep", "Exact is everything, gigabytes for SDXL; Balanced and Small are a "
                          "fraction of that; Tiny is only what it takes to compute everything again, before the first Use.",
                          choices=("Exact", "Balanced", "Small", "Tiny"), infotext="RefDrop kept", tier="advanced")
@@ -82,12 +89,14 @@ class Settings:
         """
         if args and isinstance(args[0], Mapping):
             named = dict(args[0])
-            unknown = sorted(set(named) - {setting.name for setting in fields(cls)})
+            unknown = sorted(map(str, set(named) - {setting.name for setting in fields(cls)}))
             if unknown:
                 known = ", ".join(setting.name for setting in fields(cls))
-                raise SettingsError(f"RefDrop has no setting named {unknown[0]!r}; it has: {known}.")
+                raise SettingsError(f"RefDrop has no setting named {_shown(unknown[0])}; it has: {known}.")
         else:
             named = {setting.name: value for setting, value in zip(fields(cls), args)}
+            if len(args) == _OLDER:  # the older extension's own list, which had only one way to keep a reference
+                named["keep"] = "Exact"
         controls = cls.controls()
         if not check_value(named.get("enabled", False), *controls[0][1:]):
             return cls()  # off: whatever the other values are, they are not used
@@ -106,7 +115,10 @@ class Settings:
         """The reference's name in its one form; empty where there is none."""
         if not names.normalised(self.reference):
             return ""
-        return names.new(self.reference) if self.mode == "Save" and not self.replace else names.checked(self.reference)
+        found = names.new(self.reference) if self.mode == "Save" and not self.replace else names.checked(self.reference)
+        if found == "RefDrop reference":  # hosts write a name that is its own heading without a value
+            raise SettingsError(f"{found!r} cannot be a reference's name: pictures could not tell it; choose another.")
+        return found
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -117,15 +129,16 @@ class Settings:
     def infotext(self, used: str) -> dict[str, Any]:
         """Parameters to write into an image that was guided by, or saved as, reference ``used``.
 
-        What matters always stands there; the rest only where it differs from its default.
+        What decides always stands there: how strongly and by what it was guided, or how it was kept; the rest where it
+        differs from its default.
         """
         texts: dict[str, Any] = {}
         for name, default, control in self.controls():
             value = used if name == "reference" else getattr(self, name)
-            if control.infotext and (control.tier == "important" or value != default):
+            if control.infotext and (name in _DECIDES[self.mode] or value != default):
                 texts[control.infotext] = value
         if self.mode == "Save":
-            texts.pop("RefDrop RFG")
+            texts.pop("RefDrop RFG", None)  # nothing was guided
         return texts
 
 
@@ -136,28 +149,33 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
             return bool(value)
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
-        raise SettingsError(f"{control.label} must be true or false, not {value!r}.")
+        raise SettingsError(f"{control.label} must be true or false, not {_shown(value)}.")
     if isinstance(default, float):
         return _check_number(value, control)
     text = "" if value is None else value
     if not isinstance(text, str):
-        raise SettingsError(f"{control.label} must be text, not {value!r}.")
+        raise SettingsError(f"{control.label} must be text, not {_shown(value)}.")
     if control.choices is None:
         return text
     for choice in control.choices:
         if choice.lower() == text.strip().lower():
             return choice
-    raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {value!r}.")
+    raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {_shown(value)}.")
 
 
 def _check_number(value: Any, control: Control) -> float:
-    sentence = f"{control.label} must be a number from {control.minimum:g} to {control.maximum:g}, not {value!r}."
+    sentence = f"{control.label} must be a number from {control.minimum:g} to {control.maximum:g}, not {_shown(value)}."
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise SettingsError(sentence)
     try:
-        number = float(value)
+        number = float(value.translate(_MINUS) if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         raise SettingsError(sentence) from None
     if not math.isfinite(number) or not control.minimum <= number <= control.maximum:
         raise SettingsError(sentence)
     return number
+
+
+def _shown(value: Any) -> str:
+    """A value as a sentence can quote it: on one line, of about a hundred letters."""
+    return shortened(repr(value[:200] if isinstance(value, str) else value))

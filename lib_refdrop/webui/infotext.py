@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..words import SettingsError
 from ..settings import Control, Settings, check_value
+from ..words import SettingsError
 
 PROBLEM = "RefDrop problem"  # the key under which an image, or an API's answer, says why it was not guided
 NOTE = "RefDrop note"  # and under which it says what was not as asked for
@@ -19,18 +19,32 @@ def written_keys() -> set[str]:
 
 
 def paste_function(name: str, default: Any, control: Control) -> Callable[[Mapping[str, str]], Any]:
-    """What a host calls with pasted parameters: the value for this setting, or None to leave the field as it is."""
+    """What a host calls with pasted parameters: the value for this setting, or None to leave the field as it is.
+
+    Parameters of a picture that was made while saving turn on the use of what was saved: to save it again, there is the
+    switch.
+    """
 
     def value(parameters: Mapping[str, str]) -> Any:
         if name == "enabled":
             return _MARK in parameters
+        text = _whole(parameters, control.infotext)
         if _MARK not in parameters or control.infotext is None:
             return None
-        if control.infotext not in parameters:
+        if text is None:
             return None if control.tier == "important" else default
         try:
-            return check_value(parameters[control.infotext], default, control)
+            found = check_value(text, default, control)
+            return "Use" if name == "mode" else found
         except SettingsError:  # parameters edited by hand; the panel keeps what it has
             return None
 
     return value
+
+
+def _whole(parameters: Mapping[str, str], key: str | None) -> str | None:
+    """A value as it was written: hosts cut one like 512x768 in two."""
+    if key is None or key in parameters:
+        return parameters.get(key)
+    sides = [parameters.get(f"{key}-{side}") for side in (1, 2)]
+    return "x".join(map(str, sides)) if None not in sides else None

@@ -13,7 +13,7 @@ OLDER = ["enabled", "rfg", "mode", "enabled_hr", "store", "save_percent", "layer
 def test_the_first_nine_arguments_are_the_older_extensions():
     assert [name for name, _, _ in Settings.controls()][:9] == OLDER
     settings = Settings.from_args([True, -0.3, "save", True, "ram", 50, False, True, True])
-    assert settings == Settings(True, -0.3, "Save", True, "RAM", 50.0, False, True, True)
+    assert settings == Settings(True, -0.3, "Save", True, "RAM", 50.0, False, True, True, keep="Exact")
     assert settings.sections == ("middle", "output")
 
 

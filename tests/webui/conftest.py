@@ -35,13 +35,13 @@ class Program:
         self.host.state.begin("test")
         self.shelf = Shelf(self.host)
         with torch.no_grad():
-            self._unet = UNet().eval().requires_grad_(False)
+            self._loaded = a1111(UNet().eval().requires_grad_(False)).sd_model
 
     def new(self, **more: Any) -> Processing:
         """A processing object, as AUTOMATIC1111 makes it."""
-        model = a1111(self._unet)
+        sampler = a1111(self._loaded.model.diffusion_model).sampler  # every generation has its own
         return Processing(**{**dict(
-            sd_model=model.sd_model, sampler=model.sampler, sampler_name="Euler", steps=3, seed=5, batch_size=1,
+            sd_model=self._loaded, sampler=sampler, sampler_name="Euler", steps=3, seed=5, batch_size=1,
             prompt="pirate", negative_prompt="", cfg_scale=4.0, width=48, height=48, extra_generation_params={}, comments=[],
             closed=[]), **more})
 

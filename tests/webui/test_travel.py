@@ -7,9 +7,12 @@ import argparse
 import pytest
 
 import preload
+from lib_refdrop.playground import infotext
 from lib_refdrop.settings import Settings
 from lib_refdrop.webui.infotext import paste_function, written_keys
+from lib_refdrop.webui import xyz
 from lib_refdrop.webui.xyz import with_axes
+from lib_refdrop.words import SettingsError
 
 PASTE = {name: paste_function(name, default, control) for name, default, control in Settings.controls()}
 
@@ -37,6 +40,65 @@ def test_another_pictures_parameters_switch_it_off_and_touch_nothing_else() -> N
 
 def test_parameters_edited_by_hand_do_no_harm() -> None:
     assert "rfg" not in pasted({"RefDrop mode": "Use", "RefDrop RFG": "much"})
+
+
+def travelled(settings: Settings, name: str) -> dict:
+    """Written into a picture's parameters and pasted from there, by the playground's own text, which is that of hosts."""
+    return pasted(infotext.parse(infotext.build("a pirate, on grass", "", {
+        "Steps": 20, "Sampler": "Euler", "CFG scale": "7", **settings.infotext(name), "Version": "v1.10.1"})))
+
+
+OTHERS = {"enabled": True, "rfg": -0.45, "mode": "Use", "enabled_hr": True, "store": "RAM", "save_percent": 35.0,
+          "layer_input": False, "layer_middle": False, "layer_output": True, "reference": "hero", "replace": True,
+          "on_problem": "Continue", "keep": "Tiny", "budget": 250.0}
+
+
+@pytest.mark.parametrize("name", [setting for setting, _, _ in Settings.controls()])
+def test_every_setting_travels_and_one_that_is_new_must_be_listed_here(name) -> None:
+    settings = Settings.from_args([{**OTHERS, "enabled": True}])
+    assert travelled(settings, "hero")[name] == OTHERS[name]
+    assert OTHERS[name] != getattr(Settings(), name) or name in ("mode", "layer_output")  # one section has to be on
+
+
+@pytest.mark.parametrize("name", ["512x768", "hero, the king", "Steps", "3", "été", "a b", "x"])
+def test_a_name_comes_back_whole(name) -> None:
+    assert travelled(Settings.from_args([True]), name)["reference"] == name
+
+
+def test_a_name_that_parameters_cannot_tell_is_refused() -> None:
+    with pytest.raises(SettingsError, match="choose another"):
+        Settings.from_args([{"enabled": True, "mode": "Save", "reference": "RefDrop reference"}])
+
+
+def test_the_parameters_of_a_save_use_what_was_saved() -> None:
+    values = travelled(Settings.from_args([{"enabled": True, "mode": "Save", "keep": "Small"}]), "hero-2")
+    assert (values["enabled"], values["mode"], values["reference"], values["keep"]) == (True, "Use", "hero-2", "Small")
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Balanced"])
+def test_how_it_was_kept_is_always_written(keep) -> None:
+    made = Settings.from_args([{"enabled": True, "mode": "Save", "keep": keep}]).infotext("hero")
+    assert made["RefDrop kept"] == keep and made["RefDrop save percentage"] == 100
+
+
+def test_the_older_extensions_own_list_keeps_everything_as_it_did() -> None:
+    nine = [True, 0.3, "SAVE", False, "Disk", 100, True, True, True]
+    assert Settings.from_args(nine).keep == "Exact" and Settings.from_args([*nine, "hero"]).keep == "Balanced"
+
+
+@pytest.mark.parametrize("text", ["\u22120.3", "\u20130.3", "-0.3", " -0.3 "])
+def test_a_minus_is_understood_however_it_is_typed(text) -> None:
+    assert Settings.from_args([True, text]).rfg == -0.3 == xyz._number(text)
+
+
+@pytest.mark.parametrize("settings", [{"mode": "x" * 10**7}, {"rfg": "9" * 10**6}, {"enabled": "y" * 10**6},
+                                      {"reference": "z" * 10**6}, {"k" * 10**6: 1}, {"mode": "\ud800"},
+                                      {"reference": "\ud800"}, {"rfg": [1] * 10**5}, {"mode": "one\ntwo"}])
+def test_what_cannot_be_used_comes_back_in_one_short_sentence(settings) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_args([{"enabled": True, **settings}])
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+    str(caught.value).encode()
 
 
 def test_every_written_key_is_ours() -> None:
