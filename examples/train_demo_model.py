@@ -53,6 +53,7 @@ from demo.model_card import write_card
 from demo.reader import READER, train_reader, through
 from demo.schedule import load_checkpoint
 from demo.tokenizer import new_tokenizer
+from demo.vocabulary import write_vocabulary
 
 VIEWS = 4  # pictures of each character
 log = logging.getLogger("train")
@@ -125,6 +126,7 @@ def main(args: argparse.Namespace) -> None:
     if not (args.out / READER).exists():
         train_reader(args.out, args.reader_seconds, args.seed, through(autoencoder))
     write_card(args.out, args.work, args.workers)
+    write_vocabulary(args.out)
     log.info("wrote %s: %s", args.out, json.dumps({"scaling_factor": scaling}))
 
 

@@ -84,14 +84,14 @@ def draw_character(rng: random.Random, kind: str | None = None) -> Character:
     return Character(kind=kind, **values)
 
 
-_POSE_WORDS = {"up": "arms up", "down": "arms down", "wide": "arms wide", "waving": "waving"}
+POSE_WORDS = {"up": "arms up", "down": "arms down", "wide": "arms wide", "waving": "waving"}
 
 
 def prompt(kind: str, pose: str | None = None, ground: str | None = None) -> str:
     """The plain caption, e.g. ``"a pirate arms up on grass"``; a part left out stays unnamed."""
     words = ["a", kind]
     if pose:
-        words.append(_POSE_WORDS[pose])
+        words.append(POSE_WORDS[pose])
     if ground:
         words += ["on", ground]
     return " ".join(words)
@@ -103,7 +103,7 @@ def caption(character: Character, rng: random.Random) -> str:
     ground = character.ground if rng.random() < 0.9 else None
     if rng.random() < 0.7:
         return prompt(character.kind, pose, ground)
-    parts = [character.kind] + ([_POSE_WORDS[pose]] if pose else []) + ([ground] if ground else [])
+    parts = [character.kind] + ([POSE_WORDS[pose]] if pose else []) + ([ground] if ground else [])
     if rng.random() < 0.5:
         parts[0] = f"{rng.choice(('picture', 'drawing', 'portrait'))} of a {parts[0]}"
     return ", ".join(parts)
@@ -115,7 +115,7 @@ def strip_caption(character: Character) -> str:
 
 
 WORDS = sorted({word for text in (
-    *NAMED["kind"], *NAMED["ground"], *_POSE_WORDS.values(), "a an the of on in with and picture drawing portrait comic",
+    *NAMED["kind"], *NAMED["ground"], *POSE_WORDS.values(), "a an the of on in with and picture drawing portrait comic",
     *UNNAMED["shirt"], *UNNAMED["hair"], *UNNAMED["sky"], *UNNAMED["trousers"],
     "shirt hair sky long short skin light tan dark trousers",
 ) for word in text.split()})

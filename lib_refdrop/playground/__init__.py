@@ -13,8 +13,8 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read by gradio when it is imported
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a package that only image encoders would need
 
-from .errors import ApiError  # noqa: E402
-from .models import ModelProblem  # noqa: E402
-from .playground import DEFAULT_MODEL, Playground  # noqa: E402
+from .errors import ApiError
+from .models import ModelProblem
+from .playground import DEFAULT_MODEL, Playground
 
 __all__ = ["DEFAULT_MODEL", "ApiError", "ModelProblem", "Playground"]

@@ -18,11 +18,14 @@ _PRELOAD = Path(__file__).resolve().parents[2] / "preload.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lib_refdrop.playground", description="RefDrop's panel and API over "
-                                     "diffusers, without a web UI.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib_refdrop.playground", description="RefDrop's panel and API over diffusers, without a web UI."
+    )
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL,
                         help="a diffusers folder, or a single-file SD 1.5, SD 2 or SDXL .safetensors checkpoint")
-    parser.add_argument("--model-config", type=Path, help="a diffusers folder with tokenizer and shapes for a single file")
+    parser.add_argument(
+        "--model-config", type=Path, help="a diffusers folder with tokenizer and shapes for a single file"
+    )
     load_file(_PRELOAD).preload(parser)  # the extension's own options, as in a web UI
     parser.add_argument("--lora-dir", type=Path, help="a folder of .safetensors for <lora:name:0.8> in prompts")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")

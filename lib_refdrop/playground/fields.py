@@ -41,8 +41,8 @@ def check(name: str, value: Any, field: Field) -> Any:
     wanted = f"a {'whole number' if kind is int else 'number'} from {field.least:g} to {field.most:g}"
     if field.multiple > 1:
         wanted += f" and a multiple of {field.multiple}"
-    if number is None or not field.least <= number <= field.most or (kind is int and number != int(number)) or (
-            field.multiple > 1 and number % field.multiple):
+    fits = number is not None and field.least <= number <= field.most and (kind is float or number == int(number))
+    if number is None or not fits or (field.multiple > 1 and number % field.multiple):
         raise ApiError(422, f"{name} must be {wanted}, not {shown(value)}.")
     return kind(number)
 

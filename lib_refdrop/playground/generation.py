@@ -28,20 +28,43 @@ class Processed:
 
     def js(self) -> str:
         p, made = self.p, len(self.images)
-        return json.dumps({
-            "prompt": p.prompt, "all_prompts": p.all_prompts[:made], "negative_prompt": p.negative_prompt,
-            "all_negative_prompts": p.all_negative_prompts[:made], "seed": p.all_seeds[0] if p.all_seeds else p.seed,
-            "all_seeds": p.all_seeds[:made], "subseed": p.all_subseeds[0] if p.all_subseeds else p.subseed,
-            "all_subseeds": p.all_subseeds[:made], "subseed_strength": p.subseed_strength,
-            "width": p.width, "height": p.height, "sampler_name": p.sampler_name, "cfg_scale": p.cfg_scale,
-            "steps": p.steps, "batch_size": p.batch_size, "restore_faces": False, "face_restoration_model": None,
-            "sd_model_name": p.sd_model_name, "sd_model_hash": p.sd_model_hash, "sd_vae_name": None, "sd_vae_hash": None,
-            "seed_resize_from_w": -1, "seed_resize_from_h": -1, "denoising_strength": p.denoising_strength,
-            "extra_generation_params": p.extra_generation_params, "index_of_first_image": 0, "infotexts": self.infotexts,
-            "styles": [], "job_timestamp": p.host.state.job_timestamp,
-            "clip_skip": p.host.opts.data["CLIP_stop_at_last_layers"], "is_using_inpainting_conditioning": False,
-            "version": p.version, "comments": p.comments,
-        })
+        return json.dumps(
+            {
+                "prompt": p.prompt,
+                "all_prompts": p.all_prompts[:made],
+                "negative_prompt": p.negative_prompt,
+                "all_negative_prompts": p.all_negative_prompts[:made],
+                "seed": p.all_seeds[0] if p.all_seeds else p.seed,
+                "all_seeds": p.all_seeds[:made],
+                "subseed": p.all_subseeds[0] if p.all_subseeds else p.subseed,
+                "all_subseeds": p.all_subseeds[:made],
+                "subseed_strength": p.subseed_strength,
+                "width": p.width,
+                "height": p.height,
+                "sampler_name": p.sampler_name,
+                "cfg_scale": p.cfg_scale,
+                "steps": p.steps,
+                "batch_size": p.batch_size,
+                "restore_faces": False,
+                "face_restoration_model": None,
+                "sd_model_name": p.sd_model_name,
+                "sd_model_hash": p.sd_model_hash,
+                "sd_vae_name": None,
+                "sd_vae_hash": None,
+                "seed_resize_from_w": -1,
+                "seed_resize_from_h": -1,
+                "denoising_strength": p.denoising_strength,
+                "extra_generation_params": p.extra_generation_params,
+                "index_of_first_image": 0,
+                "infotexts": self.infotexts,
+                "styles": [],
+                "job_timestamp": p.host.state.job_timestamp,
+                "clip_skip": p.host.opts.data["CLIP_stop_at_last_layers"],
+                "is_using_inpainting_conditioning": False,
+                "version": p.version,
+                "comments": p.comments,
+            }
+        )
 
 
 def process_images(p: Processing) -> Processed:

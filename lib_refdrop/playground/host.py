@@ -6,11 +6,12 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
-from . import scripts
 from .errors import ApiError, shown
 from .fields import Field, check
+from .scripts import AlwaysVisible, Script
 
 
 class State:
@@ -105,7 +106,8 @@ class Options:
             raise ApiError(422, f"{what} must be a JSON object.")
         for name in changes:
             if name not in self.fields:
-                raise ApiError(422, f"There is no option named {shown(name)}; there is: {', '.join(self.fields)}.")
+                raise ApiError(422, f"There is no option named {shown(name)}; there is: "
+                                    f"{', '.join(self.fields)}.")
         return {name: check(name, value, self.fields[name]) for name, value in changes.items()}
 
     @contextmanager
@@ -121,15 +123,16 @@ class Options:
 
 
 class PlaygroundHost:
-    """The playground as :class:`~lib_refdrop.webui.host.Host`: what a script may ask of a web UI."""
+    """The host's side of everything that a script may ask: :class:`~lib_refdrop.webui.host.Host`."""
 
-    Script = scripts.Script
-    AlwaysVisible = scripts.AlwaysVisible
+    Script: type = Script
+    AlwaysVisible: object = AlwaysVisible
 
     def __init__(self) -> None:
         self.state, self.opts = State(), Options()
         self.cmd_opts = Namespace(refdrop_dir=None, refdrop_memory=None)
-        self.sd_model: Any = None
+        self.sd_model: Any = None  # the pipeline that is loaded
+        self.one_at_a_time = RLock()  # generations take turns, for there is one state
         self._before_ui: list[Callable[[], None]] = []
         self._ui_settings: list[Callable[[], None]] = []
 
@@ -142,18 +145,18 @@ class PlaygroundHost:
     def on_ui_settings(self, callback: Callable[[], None]) -> None:
         self._ui_settings.append(callback)
 
-    def plot_scripts(self) -> Sequence[Any]:
-        return ()
-
-    def loaded_model(self) -> Any:
-        return self.sd_model
-
     def before_ui(self) -> None:
-        """The page is about to be made."""
+        """A page is about to be built."""
         for callback in self._before_ui:
             callback()
 
     def ui_settings(self) -> None:
-        """Options are about to be asked for."""
+        """Scripts are loaded and may add their options."""
         for callback in self._ui_settings:
             callback()
+
+    def plot_scripts(self) -> Sequence[Any]:
+        return ()  # the playground draws no X/Y/Z plots
+
+    def loaded_model(self) -> Any:
+        return self.sd_model

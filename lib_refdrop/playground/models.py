@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -47,7 +48,9 @@ def load(path: Path, device: str | None = None, config: Path | None = None) -> C
     device = device or _best_device()
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
     if not path.exists():
-        raise ModelProblem(f"There is no model at {path}; give --model a diffusers folder or a .safetensors checkpoint.")
+        raise ModelProblem(
+            f"There is no model at {path}; give --model a diffusers folder or a .safetensors checkpoint."
+        )
     try:
         pipeline = _from_folder(path, dtype) if path.is_dir() else _from_file(path, dtype, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RuntimeError) as error:
@@ -63,8 +66,10 @@ def load(path: Path, device: str | None = None, config: Path | None = None) -> C
         pipeline.vae.to(torch.float32)  # in half precision some autoencoders overflow
     channels = pipeline.unet.config.in_channels
     if channels != pipeline.vae.config.latent_channels:
-        raise ModelProblem(f"{path.name} is made for inpainting or editing (its UNet takes {channels} channels); choose a "
-                           "text-to-image model, the playground inpaints with those.")
+        raise ModelProblem(
+            f"{path.name} is made for inpainting or editing (its UNet takes {channels} channels); choose a "
+            "text-to-image model, the playground inpaints with those."
+        )
     name = path.resolve().name if path.is_dir() else path.stem
     return Checkpoint(pipeline, name, path, _hash(_weights(path)))
 
@@ -73,11 +78,15 @@ def _from_folder(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
     try:
         kind = json.loads((path / "model_index.json").read_text())["_class_name"]
     except FileNotFoundError:
-        raise ModelProblem(f"{path} has no model_index.json, so it is no diffusers model; choose another folder.") from None
+        raise ModelProblem(
+            f"{path} has no model_index.json, so it is no diffusers model; choose another folder."
+        ) from None
     if kind not in _PIPELINES:
         raise ModelProblem(f"{path} is a {kind}; the playground runs {' and '.join(_PIPELINES)}.")
     # Some models ship half-precision weights under names of their own.
-    half_only = list((path / "unet").glob("*.fp16.safetensors")) and not list((path / "unet").glob("*model.safetensors"))
+    half_only = list((path / "unet").glob("*.fp16.safetensors")) and not list(
+        (path / "unet").glob("*model.safetensors")
+    )
     options = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
     with quiet():
         return _PIPELINES[kind].from_pretrained(path, dtype=dtype, local_files_only=True,
@@ -86,13 +95,19 @@ def _from_folder(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
 
 def _from_file(path: Path, dtype: torch.dtype, config: Path | None) -> DiffusionPipeline:
     if path.suffix != ".safetensors":
-        raise ModelProblem(f"{path.name} is not a .safetensors file; others can run code when opened, convert it first.")
+        raise ModelProblem(
+            f"{path.name} is not a .safetensors file; others can run code when opened, convert it first."
+        )
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
     if not any(name.startswith("model.diffusion_model.input_blocks.") for name in names):
         raise ModelProblem(f"{path.name} holds no Stable Diffusion checkpoint (no model.diffusion_model in it).")
-    kind = StableDiffusionXLPipeline if any(name.startswith("conditioner.") for name in names) else StableDiffusionPipeline
-    options: dict[str, str | bool | None] = {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
+    kind = (
+        StableDiffusionXLPipeline if any(name.startswith("conditioner.") for name in names) else StableDiffusionPipeline
+    )
+    options: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    if kind is StableDiffusionXLPipeline:
+        options = {}
     if config:
         options["config"] = str(config)
     try:

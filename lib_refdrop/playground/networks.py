@@ -43,8 +43,8 @@ class Networks:
         self.folder = folder
         self._active: dict[str, tuple[float, float]] = {}
 
-    def names(self) -> list[str]:
-        return sorted(path.stem for path in self.folder.glob("*.safetensors")) if self.folder else []
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors")) if self.folder else []
 
     def check(self, prompt: str) -> None:
         """Raises :class:`ApiError` 422 for a tag that cannot be followed, before anything is computed."""
@@ -65,8 +65,15 @@ class Networks:
             self.deactivate(p)
             self._load(p.sd_model, wanted)
         if p.scripts:
-            p.scripts.call("after_extra_networks_activate", p, batch_number=p.iteration, prompts=p.prompts, seeds=p.seeds,
-                           subseeds=p.subseeds, extra_network_data=data)
+            p.scripts.call(
+                "after_extra_networks_activate",
+                p,
+                batch_number=p.iteration,
+                prompts=p.prompts,
+                seeds=p.seeds,
+                subseeds=p.subseeds,
+                extra_network_data=data,
+            )
 
     def deactivate(self, p: Any) -> None:
         """The pipeline as it was loaded. More than once does no harm."""
@@ -100,7 +107,9 @@ class Networks:
             pipeline.load_lora_weights(str(self.folder), weight_name=f"{name}.safetensors", adapter_name=adapter,
                                        local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise ApiError(422, f"The LoRA {name!r} does not fit this model or is damaged ({first_line(error)}).") from error
+            raise ApiError(
+                422, f"The LoRA {name!r} does not fit this model or is damaged ({first_line(error)})."
+            ) from error
 
     def _unload(self, pipeline: Any) -> None:
         self._active = {}
@@ -123,8 +132,10 @@ class Networks:
 
     def _known(self, name: str) -> str:
         if self.folder is None:
-            raise ApiError(422, f"There is no LoRA {shown(name)}: start the playground with --lora-dir and a folder of them.")
-        names = self.names()
+            raise ApiError(
+                422, f"There is no LoRA {shown(name)}: start the playground with --lora-dir and a folder of them."
+            )
+        names = [path.stem for path in self.files()]
         if name in names:
             return name
         listed = ", ".join(names[:_NEAREST]) + (f" and {len(names) - _NEAREST} more" if len(names) > _NEAREST else "")

@@ -26,7 +26,7 @@ class BadPicture(RuntimeError):
 
 
 def sample(p: Processing) -> Tensor | None:
-    """The latents ``[B, C, h, w]`` of the batch that ``p`` has begun; None when it was stopped before its first step."""
+    """The latents ``[B, C, h, w]`` of the batch that ``p`` has begun; None when stopped before the first step."""
     p.is_hr_pass = False
     if isinstance(p, Img2Img):
         return _from_pictures(p)
@@ -46,8 +46,9 @@ def decode(p: Processing, latents: Tensor) -> Tensor:
     scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
     made = torch.cat([vae.decode(row[None], return_dict=False)[0] for row in scaled]).float()
     if not torch.isfinite(made).all():
-        raise BadPicture("The model gave numbers that are not finite instead of a picture; use full precision or another "
-                         "model.")
+        raise BadPicture(
+            "The model gave numbers that are not finite instead of a picture; use full precision or another model."
+        )
     return (made / 2 + 0.5).clamp(0, 1)
 
 
@@ -81,9 +82,9 @@ def _from_pictures(p: Img2Img) -> Tensor | None:
             p.init_latent = p.init_latent * p.mask + _noise(p, p.width, p.height).next() * p.nmask
         elif p.inpainting_fill == 3:
             p.init_latent = p.init_latent * p.mask
-    _begin(p, sampler, p.steps, p.prompts, p.negative_prompts, (p.height, p.width), p.cfg_scale)
-    if p.mask is not None and p.denoiser is not None:
-        p.denoiser.blend = partial(_blended, p)
+    denoiser = _begin(p, sampler, p.steps, p.prompts, p.negative_prompts, (p.height, p.width), p.cfg_scale)
+    if p.mask is not None:
+        denoiser.blend = partial(_blended, p)
     _tell(p, "process_before_every_sampling", x=p.init_latent, noise=noise, c=p.c, uc=p.uc)
     scale = 1.0 if p.initial_noise_multiplier is None else p.initial_noise_multiplier
     exact = p.host.opts.data["img2img_fix_steps"]
@@ -91,14 +92,12 @@ def _from_pictures(p: Img2Img) -> Tensor | None:
     return latents if latents is None or p.mask is None else _blended(p, latents)
 
 
-def _blended(p: Img2Img, latents: Tensor) -> Tensor:
-    kept, mask, nmask = p.init_latent, p.mask, p.nmask
-    assert kept is not None and mask is not None and nmask is not None
-    return kept * mask + latents * nmask
+def _blended(p: Any, latents: Tensor) -> Tensor:
+    return p.init_latent * p.mask + latents * p.nmask
 
 
 def _second_pass(p: Txt2Img, latents: Tensor) -> Tensor:
-    """The first pass's latents, made larger and drawn over; they themselves where it is stopped before its first step."""
+    """The first pass's latents, made larger and drawn over; they themselves where it is stopped at once."""
     p.is_hr_pass = True
     p.host.state.nextjob()
     (width, height), (sampler, schedule), first = p.hr_size, p.hr_sampler, latents
@@ -123,7 +122,7 @@ def _second_pass(p: Txt2Img, latents: Tensor) -> Tensor:
 
 def _run_from(p: Processing, sampler: Sampler, schedule: str, latents: Tensor, noise: Tensor, steps: int,
               exact: bool) -> Tensor | None:
-    """From a picture's latents: ``exact`` makes ``steps`` steps, otherwise ``denoising_strength`` of them, and one more."""
+    """From a picture's latents: ``exact`` makes ``steps`` steps, otherwise ``denoising_strength`` of them and one."""
     strength = min(p.denoising_strength or 0.0, 0.999)
     if exact and strength == 0:
         return latents
@@ -144,7 +143,8 @@ def _run(p: Processing, sampler: Sampler, x: Tensor, levels: Sequence[float], wh
     if sampler.takes_eta:
         default = p.host.opts.data["eta_ddim" if sampler.own_levels else "eta_ancestral"]
         options["eta"] = default if p.eta is None else p.eta
-    noise: Noise | None = p.rng
+    assert p.denoiser and p.rng
+    noise: Noise = p.rng
     if sampler.brownian:
         noise = BrownianNoise(tuple(x.shape[1:]), p.seeds, min(filter(None, whole)), max(whole), x.device)
     try:
@@ -152,13 +152,13 @@ def _run(p: Processing, sampler: Sampler, x: Tensor, levels: Sequence[float], wh
     except Interrupted as stopped:
         return stopped.denoised
     finally:
-        if p.denoiser and p.denoiser.left_out:
+        if p.denoiser.left_out:
             p.extra_generation_params.update(_left_out(p))
 
 
 def _begin(p: Processing, sampler: Sampler, steps: int, prompts: Sequence[str], negatives: Sequence[str],
-           size: tuple[int, int], cfg_scale: float, first_calls: int | None = None) -> None:
-    """Encodes the prompts of a pass and sets its denoiser up; ``size`` is height and width."""
+           size: tuple[int, int], cfg_scale: float, first_calls: int | None = None) -> CFGDenoiser:
+    """Encodes the prompts of a pass and makes its denoiser, ``p.denoiser``; ``size`` is height and width."""
     options, calls = p.host.opts.data, sampler.calls(steps)
     encoded = Prompts(TextEncoder(p.sd_model, options["CLIP_stop_at_last_layers"]), calls, first_calls)
     p.c, p.uc = [encoded.wanted(prompt) for prompt in prompts], [encoded.unwanted(prompt) for prompt in negatives]
@@ -167,6 +167,7 @@ def _begin(p: Processing, sampler: Sampler, steps: int, prompts: Sequence[str], 
     guidance = Guidance(1.0 if model.guides_itself else cfg_scale, calls, least, options["s_min_uncond_all"],
                         options["skip_early_cond"], options["batch_cond_uncond"])
     p.denoiser = CFGDenoiser(model, p.c, p.uc, guidance, lambda: _stopped(p))
+    return p.denoiser
 
 
 def _left_out(p: Processing) -> dict[str, Any]:

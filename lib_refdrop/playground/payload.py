@@ -1,4 +1,4 @@
-"""What ``POST /sdapi/v1/txt2img`` and ``img2img`` take: every field with its default, checked with one sentence each."""
+"""What ``POST /sdapi/v1/txt2img`` and ``img2img`` take: every field with its default and range."""
 
 from __future__ import annotations
 
@@ -63,17 +63,28 @@ KNOWN = (*TXT2IMG, *IMG2IMG, "alwayson_scripts", "infotext", "sampler_index")  #
 
 # Fields of web UIs that would change the picture and that the playground does not have: refused, never ignored.
 NOT_HERE: dict[str, tuple[Any, ...]] = {
-    "styles": ([], None), "restore_faces": (False, None), "tiling": (False, None), "refiner_checkpoint": (None, "", "None"),
-    "hr_checkpoint_name": (None, "", "Use same checkpoint"), "firstphase_width": (0, None), "firstphase_height": (0, None),
-    "script_name": (None, "", "None"), "s_churn": (0, None), "s_noise": (1, None), "s_tmin": (0, None),
-    "inpaint_full_res": (False, 0, None), "latent_mask": (None,), "image_cfg_scale": (None, 1.5),
-    "seed_resize_from_w": (-1, 0, None), "seed_resize_from_h": (-1, 0, None),
+    "styles": ([], None),
+    "restore_faces": (False, None),
+    "tiling": (False, None),
+    "refiner_checkpoint": (None, "", "None"),
+    "hr_checkpoint_name": (None, "", "Use same checkpoint"),
+    "firstphase_width": (0, None),
+    "firstphase_height": (0, None),
+    "script_name": (None, "", "None"),
+    "s_churn": (0, None),
+    "s_noise": (1, None),
+    "s_tmin": (0, None),
+    "inpaint_full_res": (False, 0, None),
+    "latent_mask": (None,),
+    "image_cfg_scale": (None, 1.5),
+    "seed_resize_from_w": (-1, 0, None),
+    "seed_resize_from_h": (-1, 0, None),
 }
 
 
 def known(payload: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """A request's fields that are not None. Fields nobody knows are left out, as web UIs do; those that would change the
-    picture and are not here raise :class:`ApiError` 422."""
+    """A request's fields that are not None. Fields nobody knows are left out, as web UIs do; those that would change
+    the picture and are not here raise :class:`ApiError` 422."""
     if not isinstance(payload, Mapping):
         raise ApiError(422, "The request must be a JSON object with fields such as prompt and steps.")
     for name, harmless in NOT_HERE.items():
@@ -85,7 +96,9 @@ def known(payload: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
     return given
 
 
-def checked(given: Mapping[str, Any], fields: Mapping[str, Field], size: tuple[int, int] = (512, 512)) -> dict[str, Any]:
+def checked(
+    given: Mapping[str, Any], fields: Mapping[str, Field], size: tuple[int, int] = (512, 512)
+) -> dict[str, Any]:
     """Every field, with defaults filled in and values in their types; ``size`` is the default width and height.
 
     Raises :class:`ApiError` 422 with one sentence.
@@ -105,7 +118,9 @@ def checked(given: Mapping[str, Any], fields: Mapping[str, Field], size: tuple[i
 
 def _check_second_pass(values: dict[str, Any]) -> None:
     if values["hr_upscaler"] not in pictures.UPSCALERS:
-        raise ApiError(422, f"There is no upscaler {shown(values['hr_upscaler'])}; choose {', '.join(pictures.UPSCALERS)}.")
+        raise ApiError(
+            422, f"There is no upscaler {shown(values['hr_upscaler'])}; choose {', '.join(pictures.UPSCALERS)}."
+        )
     for side in ("width", "height"):
         if not values["hr_resize_x"] and not values["hr_resize_y"] and values[side] * values["hr_scale"] > _UPSCALED:
             raise ApiError(422, f"{side} × hr_scale must be at most {_UPSCALED} pixels.")

@@ -34,6 +34,13 @@ def encode_png(image: Image.Image, parameters: str) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def to_base64(image: Image.Image) -> str:
+    """As PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
 def infotext_chunk(parameters: str) -> PngImagePlugin.PngInfo:
     chunk = PngImagePlugin.PngInfo()
     chunk.add_text("parameters", parameters)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import gradio as gr
@@ -17,11 +16,12 @@ from .. import __version__
 from ..webui.script import script_class
 from ..webui.shelf import Shelf
 from ..words import RefDropError, SettingsError, StoreProblem
-from . import models, payload as fields
+from . import models
+from . import payload as fields
 from .errors import ApiError, shown
 from .fields import check_text
-from .host import PlaygroundHost
 from .generation import Processed, process_images
+from .host import PlaygroundHost
 from .networks import Networks
 from .passes import BadPicture
 from .pasting import paste, paste_script_args
@@ -30,37 +30,46 @@ from .processing import Img2Img, Processing, Txt2Img
 from .sampling import catalogue
 from .sampling.levels import SCHEDULES
 from .scripts import Script, ScriptRunner
+from .vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = ROOT / "examples" / "demo-model"
 PROGRAM = f"RefDrop playground {__version__}"
+TABS = ("txt2img", "img2img")
 
-_one_at_a_time = RLock()  # a model's weights and this process's threads are shared, so generations take turns
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "DefaultCPUAllocator")
 
 
 class Playground:
     """A model with RefDrop's script. ``refdrop_dir`` is where references are kept: a folder or a URL.
 
-    With ``extension`` False the script is never loaded: the host as it is without RefDrop, to compare with. ``lora_dir``
-    is a folder of LoRAs for ``<lora:name:0.8>``; ``refdrop_memory`` how many GB RefDrop may fill.
+    With ``extension`` False the script is never loaded: the host as it is without RefDrop, to compare with.
+    ``lora_dir`` is a folder of LoRAs for ``<lora:name:0.8>``; ``refdrop_memory`` how many GB RefDrop may fill.
 
     Raises :class:`~lib_refdrop.playground.models.ModelProblem` when the model cannot be loaded.
     """
 
-    def __init__(self, model: Path | str | None = None, refdrop_dir: Path | str | None = None, device: str | None = None,
-                 model_config: Path | str | None = None, extension: bool = True, lora_dir: Path | str | None = None,
-                 refdrop_memory: float | None = None) -> None:
+    def __init__(
+        self,
+        model: Path | str | None = None,
+        refdrop_dir: Path | str | None = None,
+        device: str | None = None,
+        model_config: Path | str | None = None,
+        extension: bool = True,
+        lora_dir: Path | str | None = None,
+        refdrop_memory: float | None = None,
+    ) -> None:
         self.model = models.load(Path(model or DEFAULT_MODEL), device, Path(model_config) if model_config else None)
         self.refdrop_dir = refdrop_dir if refdrop_dir is None or "://" in str(refdrop_dir) else Path(refdrop_dir)
         self.refdrop_memory = refdrop_memory
         self.host, self.networks = PlaygroundHost(), Networks(Path(lora_dir) if lora_dir else None)
+        self.vocabulary = Vocabulary.of(self.model.path)
         self.enter()
         self.shelf = Shelf(self.host)
         scripts = [script_class(self.host, self.shelf)] if extension else []
-        self.runner, self.img2img_runner = ScriptRunner(scripts), ScriptRunner(scripts, is_img2img=True)
+        self.runners = {tab: ScriptRunner(scripts, is_img2img=tab == "img2img") for tab in TABS}
         self.host.ui_settings()
-        for runner in (self.runner, self.img2img_runner):
+        for runner in self.runners.values():
             with gr.Blocks():  # controls exist only in a page; their values are the defaults of the scripts' arguments
                 runner.setup_ui()
 
@@ -97,15 +106,24 @@ class Playground:
         ``script_args``, where given, are the values of all controls of :meth:`ScriptRunner.setup_ui`. Raises
         :class:`ApiError` for a payload, setting or reference that stops the run.
         """
-        runner = self.runner if tab == "txt2img" else self.img2img_runner
+        runner = self.runners[tab]
         values, pasted = self._values(payload, tab)
         args = self._script_args(payload, runner, pasted) if script_args is None else [0, *script_args]
-        with _one_at_a_time:
+        with self.host.one_at_a_time:
             self.enter()
             self.host.state.begin(f"scripts_{tab}")
             p = (Txt2Img if tab == "txt2img" else Img2Img)(
-                host=self.host, sd_model=self.model.pipeline, scripts=runner, script_args=args, networks=self.networks,
-                sd_model_name=self.model.name, sd_model_hash=self.model.hash, version=PROGRAM, on_step=on_step, **values)
+                host=self.host,
+                sd_model=self.model.pipeline,
+                scripts=runner,
+                script_args=args,
+                networks=self.networks,
+                sd_model_name=self.model.name,
+                sd_model_hash=self.model.hash,
+                version=PROGRAM,
+                on_step=on_step,
+                **values,
+            )
             try:
                 with closing(p):
                     made = process_images(p)
@@ -154,26 +172,34 @@ class Playground:
         for title, entry in asked.items():
             script = runner.script(str(title))
             if script is None:
-                raise ApiError(422, f"always on script {_title(title)} not found; there is: {', '.join(self.titles())}.")
+                raise ApiError(
+                    422, f"always on script {_title(title)} not found; there is: {', '.join(self.titles())}."
+                )
             given = entry.get("args", []) if isinstance(entry, Mapping) else None
             if not isinstance(given, list):
-                raise ApiError(422, f"The args of {_title(title)} must be a list; to name settings put one object into it, "
-                                    'as in {"args": [{"enabled": true}]}.')
+                raise ApiError(
+                    422,
+                    f"The args of {_title(title)} must be a list; to name settings put one object into it, "
+                    'as in {"args": [{"enabled": true}]}.',
+                )
             given = given[: script.args_to - script.args_from]
             args[script.args_from:script.args_from + len(given)] = given
         return args
 
     def titles(self) -> list[str]:
-        return [script.title() for script in self.runner.alwayson_scripts]
+        return [script.title() for script in self.runners["txt2img"].alwayson_scripts]
 
     def scripts(self) -> dict[str, list[str]]:
         """``GET /sdapi/v1/scripts``."""
-        return {"txt2img": [title.lower() for title in self.titles()], "img2img": [title.lower() for title in self.titles()]}
+        return {tab: [title.lower() for title in self.titles()] for tab in TABS}
 
     def script_info(self) -> list[dict[str, Any]]:
         """``GET /sdapi/v1/script-info``: every script's arguments with label, value, range and choices."""
-        return [{"name": script.name, "is_alwayson": True, "is_img2img": runner.is_img2img, "args": self._arguments(script)}
-                for runner in (self.runner, self.img2img_runner) for script in runner.alwayson_scripts]
+        return [
+            {"name": script.name, "is_alwayson": True, "is_img2img": runner.is_img2img, "args": self._arguments(script)}
+            for runner in self.runners.values()
+            for script in runner.alwayson_scripts
+        ]
 
     def samplers(self) -> list[dict[str, Any]]:
         return [{"name": each.name, "aliases": list(each.aliases), "options": {}} for each in catalogue.SAMPLERS]
@@ -183,11 +209,13 @@ class Playground:
                  "need_inner_model": False} for name in ("Automatic", *SCHEDULES)]
 
     def upscalers(self) -> list[dict[str, Any]]:
-        return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS]
+        return [
+            {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS
+        ]
 
     def loras(self) -> list[dict[str, Any]]:
-        return [{"name": name, "alias": name, "path": str(Path(str(self.networks.folder), f"{name}.safetensors")), "metadata": {}}
-                for name in self.networks.names()]
+        return [{"name": path.stem, "alias": path.stem, "path": str(path), "metadata": {}}
+                for path in self.networks.files()]
 
     def models(self) -> list[dict[str, Any]]:
         return [{"title": self.model.title, "model_name": self.model.name, "hash": self.model.hash, "sha256": None,
@@ -244,7 +272,7 @@ def _pictures(given: dict[str, Any]) -> list:
 
 
 def _repeated(payload: Mapping[str, Any], p: Processing) -> dict[str, Any]:
-    """What was asked for, as far as it is known and can be sent back, with defaults filled in; pictures are left out."""
+    """What was asked for, as far as it is known and can be sent back, with defaults filled in, without pictures."""
     found = {name: getattr(p, name) for name in (*fields.TXT2IMG, *fields.IMG2IMG) if hasattr(p, name)}
     found |= {name: payload[name] for name in fields.KNOWN if name in payload}
     for name in ("init_images", "mask"):

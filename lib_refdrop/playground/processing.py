@@ -1,4 +1,4 @@
-"""What is to be made, and while it is made everything scripts want to know: the hosts' ``p``. Names are those of web UIs."""
+"""What is to be made, and meanwhile everything scripts want to know: the hosts' ``p``. Names are those of web UIs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,11 @@ class Processing:
     def parameters(self, index: int) -> dict[str, Any]:
         """Names and values that an image's infotext tells, in order."""
         sampler, schedule = catalogue.find(self.sampler_name, self.scheduler)
-        clip_skip, varied, batch = self.host.opts.data["CLIP_stop_at_last_layers"], self.subseed_strength > 0, self.batch_size
+        clip_skip, varied, batch = (
+            self.host.opts.data["CLIP_stop_at_last_layers"],
+            self.subseed_strength > 0,
+            self.batch_size,
+        )
         return {
             "Steps": self.steps, "Sampler": sampler.name, "Schedule type": schedule, "CFG scale": f"{self.cfg_scale:g}",
             "Seed": self.all_seeds[index], "Size": f"{self.width}x{self.height}",

@@ -72,7 +72,8 @@ class Script:
 
     def elem_id(self, item_id: str) -> str:
         tab = "img2img" if self.is_img2img else "txt2img"
-        title = "".join(letter for letter in self.title().lower().replace(" ", "_") if letter.isalnum() or letter == "_")
+        words = self.title().lower().replace(" ", "_")
+        title = "".join(letter for letter in words if letter.isalnum() or letter == "_")
         return f"script_{tab}_{title}_{item_id}"
 
     def setup(self, p, *args) -> None: ...

@@ -93,12 +93,21 @@ def test_numbers_that_are_not_finite_are_not_kept(studio):
     assert not (studio.playground.refdrop_dir / "broken.safetensors").exists()
 
 
-@pytest.mark.parametrize("payload, word", [
-    ({"steps": 0}, "steps"), ({"width": 100}, "multiple of 8"), ({"sampler_name": "Magic"}, "Euler a"),
-    ({"scheduler": "Magic"}, "schedule"), ({"batch_size": 99}, "batch_size"), ({"prompt": 3}, "prompt must be text"),
-    ({"restore_faces": True}, "restore_faces"), ({"alwayson_scripts": {"Other": {"args": []}}}, "Other not found"),
-    ({"alwayson_scripts": {"RefDrop": {"args": {}}}}, "must be a list"), ({"alwayson_scripts": [1]}, "must be an object"),
-])
+@pytest.mark.parametrize(
+    "payload, word",
+    [
+        ({"steps": 0}, "steps"),
+        ({"width": 100}, "multiple of 8"),
+        ({"sampler_name": "Magic"}, "Euler a"),
+        ({"scheduler": "Magic"}, "schedule"),
+        ({"batch_size": 99}, "batch_size"),
+        ({"prompt": 3}, "prompt must be text"),
+        ({"restore_faces": True}, "restore_faces"),
+        ({"alwayson_scripts": {"Other": {"args": []}}}, "Other not found"),
+        ({"alwayson_scripts": {"RefDrop": {"args": {}}}}, "must be a list"),
+        ({"alwayson_scripts": [1]}, "must be an object"),
+    ],
+)
 def test_a_request_that_cannot_be(studio, payload, word):
     problem = studio.refusal(None, **payload)
     assert problem.status == 422 and word in str(problem)

@@ -65,7 +65,9 @@ def test_a_place_that_cannot_be_is_told_before_the_model_is_loaded(capsys, argum
 
 def test_memory_given_on_the_command_line_is_the_limit(monkeypatch):
     made = {}
-    monkeypatch.setattr("lib_refdrop.playground.__main__.serve", lambda playground, *address: made.update(it=playground))
+    monkeypatch.setattr(
+        "lib_refdrop.playground.__main__.serve", lambda playground, *address: made.update(it=playground)
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -84,15 +86,31 @@ def large_shape(playground, tmp_path_factory):
                           bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
                           pad_token_id=tokenizer.pad_token_id)
     unet = UNet2DConditionModel(
-        sample_size=16, layers_per_block=1, block_out_channels=(32, 64), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(2, 4), use_linear_projection=True,
-        addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 2),
-        projection_class_embeddings_input_dim=16 + 6 * 8, cross_attention_dim=64)
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+        cross_attention_dim=64,
+    )
     scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                        timestep_spacing="linspace")
     folder = tmp_path_factory.mktemp("sdxl")
-    StableDiffusionXLPipeline(small.vae, CLIPTextModel(text).eval(), CLIPTextModelWithProjection(text).eval(), tokenizer,
-                              tokenizer, unet.eval(), scheduler).save_pretrained(folder)
+    StableDiffusionXLPipeline(
+        small.vae,
+        CLIPTextModel(text).eval(),
+        CLIPTextModelWithProjection(text).eval(),
+        tokenizer,
+        tokenizer,
+        unet.eval(),
+        scheduler,
+    ).save_pretrained(folder)
     return Studio(Playground(folder, refdrop_dir=tmp_path_factory.mktemp("references")))
 
 
@@ -101,8 +119,15 @@ def test_a_model_of_sdxls_shape_draws_what_diffusers_draws(large_shape, negative
     """eps-prediction, two text encoders, sizes and pooled prompts."""
     noise = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(5))
     theirs = large_shape.playground.model.pipeline(
-        "a pirate", negative_prompt=negative, num_inference_steps=5, guidance_scale=5.0, latents=noise, output_type="np",
-        width=128, height=128).images[0]
+        "a pirate",
+        negative_prompt=negative,
+        num_inference_steps=5,
+        guidance_scale=5.0,
+        latents=noise,
+        output_type="np",
+        width=128,
+        height=128,
+    ).images[0]
     ours = large_shape.draw(prompt="a pirate", negative_prompt=negative, steps=5, cfg_scale=5, width=128, height=128)
     assert np.abs(theirs * 255 - ours.pictures[0]).max() < 1.5
 

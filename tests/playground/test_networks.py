@@ -60,16 +60,22 @@ def test_a_lora_acts_as_strongly_as_asked_and_is_gone_afterwards(studio, loras):
 
 
 def test_text_encoder_and_unet_can_have_their_own_weights(studio, loras):
-    both, text, unet = (studio.draw(prompt=f"a pirate<lora:wild:{weights}>").pictures[0] for weights in ("1", "1:0", "0:1"))
+    both, text, unet = (
+        studio.draw(prompt=f"a pirate<lora:wild:{weights}>").pictures[0] for weights in ("1", "1:0", "0:1")
+    )
     plain = studio.draw(prompt="a pirate").pictures[0]
     assert all(mean(one, other) > 0.3 for one, other in ((both, text), (both, unet), (text, unet), (text, plain)))
 
 
 def test_several_loras_and_one_of_the_second_pass_alone(studio, loras):
-    one, two = (studio.draw(prompt=f"a pirate{tags}").pictures[0] for tags in ("<lora:wild>", "<lora:wild><lora:trained>"))
+    one, two = (
+        studio.draw(prompt=f"a pirate{tags}").pictures[0] for tags in ("<lora:wild>", "<lora:wild><lora:trained>")
+    )
     assert mean(one, two) > 0.3
     hires = dict(prompt="a pirate", enable_hr=True, hr_scale=1.5, steps=3)
-    assert mean(studio.draw(**hires, hr_prompt="a pirate<lora:wild>").pictures[0], studio.draw(**hires).pictures[0]) > 0.3
+    assert (
+        mean(studio.draw(**hires, hr_prompt="a pirate<lora:wild>").pictures[0], studio.draw(**hires).pictures[0]) > 0.3
+    )
 
 
 def test_a_reference_made_with_a_lora_gives_its_own_picture(studio, loras):
@@ -78,11 +84,18 @@ def test_a_reference_made_with_a_lora_gives_its_own_picture(studio, loras):
     assert np.abs(again.pictures[0].astype(int) - saved.pictures[0]).max() <= 2 and "throughout" in again.comments
 
 
-@pytest.mark.parametrize("tag, words", [
-    ("<lora:hero>", "there is: broken, nothing, trained, wild"), ("<lora:broken>", "does not fit this model or is damaged"),
-    ("<lora:nothing>", "'nothing'"), ("<lora:wild:much>", "weight"), ("<hypernet:x>", "<hypernet:…>"),
-    ("<lora:../wild>", "no LoRA"), ("<lora:wild:nan>", "weight"),
-])
+@pytest.mark.parametrize(
+    "tag, words",
+    [
+        ("<lora:hero>", "there is: broken, nothing, trained, wild"),
+        ("<lora:broken>", "does not fit this model or is damaged"),
+        ("<lora:nothing>", "'nothing'"),
+        ("<lora:wild:much>", "weight"),
+        ("<hypernet:x>", "<hypernet:…>"),
+        ("<lora:../wild>", "no LoRA"),
+        ("<lora:wild:nan>", "weight"),
+    ],
+)
 def test_what_cannot_be_loaded_is_a_sentence_and_leaves_nothing(studio, loras, tag, words):
     plain = studio.draw().pictures[0]
     problem = studio.refusal(None, prompt="a pirate" + tag)

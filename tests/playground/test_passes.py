@@ -39,7 +39,9 @@ class Calls:
         self._unet = studio.playground.model.pipeline.unet
 
     def __enter__(self):
-        self._handle = self._unet.register_forward_pre_hook(lambda module, args: self.sizes.append(tuple(args[0].shape[-2:])))
+        self._handle = self._unet.register_forward_pre_hook(
+            lambda module, args: self.sizes.append(tuple(args[0].shape[-2:]))
+        )
         return self
 
     def __exit__(self, *exception):
@@ -101,16 +103,22 @@ for _hook in scripts.HOOKS:
 @pytest.fixture
 def told(studio):
     """Hooks of the next generations."""
-    playground, before = studio.playground, [studio.playground.runner, studio.playground.img2img_runner]
+    playground, before = studio.playground, studio.playground.runners
     Told.told = []
-    playground.runner, playground.img2img_runner = (scripts.ScriptRunner([Told], tab) for tab in (False, True))
+    playground.runners = {tab: scripts.ScriptRunner([Told], tab == "img2img") for tab in before}
     yield Told.told
-    playground.runner, playground.img2img_runner = before
+    playground.runners = before
 
 
 BEGIN = ["setup", "before_process", "process"]
 BATCH = ["before_process_batch", "after_extra_networks_activate", "process_batch"]
-END = ["post_sample", "postprocess_batch", "postprocess_batch_list", "postprocess_image", "postprocess_image_after_composite"]
+END = [
+    "post_sample",
+    "postprocess_batch",
+    "postprocess_batch_list",
+    "postprocess_image",
+    "postprocess_image_after_composite",
+]
 
 
 def test_hooks_are_called_in_the_order_of_web_uis(studio, told):
@@ -129,17 +137,31 @@ def test_the_second_pass_is_told_as_one(studio, told):
 def test_inpainting_is_told_of_its_mask(studio, told):
     studio.draw_from(studio.draw(steps=2).pictures[0], steps=2, mask=sent(box(30, 30, 90, 90)))
     hooks = [hook for hook, _ in told]
-    assert hooks[-4:] == ["postprocess_image", "postprocess_maskoverlay", "postprocess_image_after_composite", "postprocess"]
+    assert hooks[-4:] == [
+        "postprocess_image",
+        "postprocess_maskoverlay",
+        "postprocess_image_after_composite",
+        "postprocess",
+    ]
 
 
 def test_the_stronger_the_further_from_the_picture(studio):
     before = studio.draw(steps=8).pictures[0]
-    apart = [mean(studio.draw_from(before, prompt="a wizard waving on snow", denoising_strength=strength, steps=8).pictures[0],
-                  before) for strength in (0.1, 0.5, 1.0)]
+    apart = [
+        mean(
+            studio.draw_from(before, prompt="a wizard waving on snow", denoising_strength=strength, steps=8).pictures[
+                0
+            ],
+            before,
+        )
+        for strength in (0.1, 0.5, 1.0)
+    ]
     assert apart[0] < apart[1] < apart[2] and apart[0] < 10
 
 
-@pytest.mark.parametrize("strength, exactly, calls", [(0.4, False, 3), (0.4, True, 5), (1.0, False, 5), (0.0, False, 1)])
+@pytest.mark.parametrize(
+    "strength, exactly, calls", [(0.4, False, 3), (0.4, True, 5), (1.0, False, 5), (0.0, False, 1)]
+)
 def test_how_many_steps_a_strength_makes(studio, strength, exactly, calls):
     """Of 5: 0.4 makes two and one more, as in web UIs; with their option exactly five."""
     before = studio.draw(steps=2).pictures[0]
@@ -217,10 +239,16 @@ def test_settings_of_a_request_are_put_back_after_a_fault(studio):
     assert studio.playground.options()["CLIP_stop_at_last_layers"] == 1
 
 
-@pytest.mark.parametrize("changes, word", [
-    ({"magic": 1}, "no option named 'magic'"), ({"CLIP_stop_at_last_layers": 0}, "from 1 to 12"), ([1], "must be an object"),
-    ({"sd_model_checkpoint": "another"}, "--model"), ({"s_min_uncond": float("nan")}, "from 0 to 15"),
-])
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"magic": 1}, "no option named 'magic'"),
+        ({"CLIP_stop_at_last_layers": 0}, "from 1 to 12"),
+        ([1], "must be an object"),
+        ({"sd_model_checkpoint": "another"}, "--model"),
+        ({"s_min_uncond": float("nan")}, "from 0 to 15"),
+    ],
+)
 def test_settings_of_a_request_that_cannot_be(studio, changes, word):
     problem = studio.refusal(None, override_settings=changes)
     assert problem.status == 422 and word in str(problem)
@@ -228,9 +256,21 @@ def test_settings_of_a_request_that_cannot_be(studio, changes, word):
 
 def test_a_pictures_parameters_make_it_again(studio):
     studio.save("hero")
-    made = studio.draw({"reference": "hero", "rfg": 0.4}, seed=8, steps=6, sampler_name="DPM++ 2M", cfg_scale=5.5,
-                       negative_prompt="snow: white, cold", width=96, enable_hr=True, hr_scale=1.5, denoising_strength=0.6,
-                       hr_prompt="a wizard", subseed=3, subseed_strength=0.2)
+    made = studio.draw(
+        {"reference": "hero", "rfg": 0.4},
+        seed=8,
+        steps=6,
+        sampler_name="DPM++ 2M",
+        cfg_scale=5.5,
+        negative_prompt="snow: white, cold",
+        width=96,
+        enable_hr=True,
+        hr_scale=1.5,
+        denoising_strength=0.6,
+        hr_prompt="a wizard",
+        subseed=3,
+        subseed_strength=0.2,
+    )
     again = studio.playground.txt2img({"infotext": made.parameters[0]})
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(again["images"][0]))))
     assert np.array_equal(picture, made.pictures[0])

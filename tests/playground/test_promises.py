@@ -16,8 +16,17 @@ def furthest(one, other):
 
 def state_of(unet):
     """Everything a patch could leave behind: attributes, hooks and processors of every module."""
-    return [(name, sorted(vars(module)), vars(type(module)).keys(), len(module._forward_hooks),
-             len(module._forward_pre_hooks), id(getattr(module, "processor", None))) for name, module in unet.named_modules()]
+    return [
+        (
+            name,
+            sorted(vars(module)),
+            vars(type(module)).keys(),
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            id(getattr(module, "processor", None)),
+        )
+        for name, module in unet.named_modules()
+    ]
 
 
 def test_off_is_bit_identical_to_a_host_without_the_extension(studio):
@@ -80,7 +89,9 @@ def test_own_seed_gives_the_own_picture_however_the_host_calls_the_model(studio,
 @pytest.mark.parametrize("keep", ["Exact", "Tiny"])
 def test_a_picture_begun_from_another_gives_itself_again(studio, keep):
     before = studio.draw(seed=8).pictures[0]
-    saved = studio.draw_from(before, {"mode": "Save", "reference": "hero", "keep": keep}, denoising_strength=0.7, steps=6)
+    saved = studio.draw_from(
+        before, {"mode": "Save", "reference": "hero", "keep": keep}, denoising_strength=0.7, steps=6
+    )
     again = studio.draw_from(before, {"reference": "hero", "rfg": 0.7}, denoising_strength=0.7, steps=6)
     assert furthest(again.pictures[0], saved.pictures[0]) <= 2 and "throughout" in again.comments
 

@@ -60,7 +60,9 @@ def test_parts_and_their_weights():
     assert grammar.parts("a cat") == [("a cat", 1.0)] and grammar.parts("a AND b :-.5")[1] == (" b", -0.5)
 
 
-@pytest.mark.parametrize("prompt", ["[" * 30000, "[a|" * 9000 + "]" * 9000, "(a:" * 20000, "[a:" * 9000 + ":3]" * 9000, "\\"])
+@pytest.mark.parametrize(
+    "prompt", ["[" * 30000, "[a|" * 9000 + "]" * 9000, "(a:" * 20000, "[a:" * 9000 + ":3]" * 9000, "\\"]
+)
 def test_a_prompt_made_to_hurt_is_read_in_no_time(prompt):
     grammar.versions(prompt, 20)
     emphasis.weighted(prompt[:2000])
@@ -112,13 +114,16 @@ def test_clip_skip_takes_an_earlier_layer(pipeline):
 def test_more_than_75_tokens_are_read_chunk_by_chunk(pipeline):
     words = ["a", "pirate", "on", "grass"] * 40
     chunks = [" ".join(words[start:start + 75]) for start in (0, 75, 150)]
-    assert torch.allclose(ours(pipeline, " ".join(words)), torch.cat([theirs(pipeline, chunk) for chunk in chunks]), atol=1e-5)
+    assert torch.allclose(
+        ours(pipeline, " ".join(words)), torch.cat([theirs(pipeline, chunk) for chunk in chunks]), atol=1e-5
+    )
 
 
 def test_a_chunk_ends_at_a_comma_of_its_last_twenty_tokens(pipeline):
     near, far = "a " * 60 + ", " + "snow " * 30, "a " * 40 + ", " + "snow " * 50
-    assert torch.allclose(ours(pipeline, near), torch.cat([theirs(pipeline, "a " * 60 + ","), theirs(pipeline, "snow " * 30)]),
-                          atol=1e-5)
+    assert torch.allclose(
+        ours(pipeline, near), torch.cat([theirs(pipeline, "a " * 60 + ","), theirs(pipeline, "snow " * 30)]), atol=1e-5
+    )
     assert torch.allclose(ours(pipeline, far), torch.cat([theirs(pipeline, "a " * 40 + ", " + "snow " * 34),
                                                           theirs(pipeline, "snow " * 16)]), atol=1e-5)
 
@@ -255,8 +260,18 @@ def test_a_row_is_told_by_name():
     assert Row("cond", 1, 2) == ("cond", 1, 2)
 
 
-@pytest.mark.parametrize("prompt", ["a pirate :1.3", "a (pirate:1.3)", "a pirate BREAK on snow", "a pirate AND a wizard",
-                                    "a [pirate|wizard]", "a [pirate:wizard:0.5]", "a pirate " * 60])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a pirate :1.3",
+        "a (pirate:1.3)",
+        "a pirate BREAK on snow",
+        "a pirate AND a wizard",
+        "a [pirate|wizard]",
+        "a [pirate:wizard:0.5]",
+        "a pirate " * 60,
+    ],
+)
 def test_every_kind_of_prompt_draws_another_picture(studio, prompt):
     one, other = studio.draw(prompt=prompt).pictures[0], studio.draw(prompt="a pirate").pictures[0]
     assert np.abs(one.astype(int) - other).mean() > 0.3

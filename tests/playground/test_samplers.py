@@ -32,6 +32,11 @@ def never(sigma: float, following: float) -> torch.Tensor:
     raise AssertionError("this sampler adds no noise")
 
 
+def standard_normal():
+    generator = torch.Generator().manual_seed(0)
+    return lambda *_: torch.randn(1, 1, 100, 100, generator=generator, dtype=torch.float64)
+
+
 def levels(steps: int) -> list[float]:
     return karras_between(LEAST, MOST, steps + 1)[:-1]
 
@@ -43,12 +48,22 @@ def error(sampler, steps: int, **options) -> float:
     return abs(float(sampler(ideal, start, levels(steps), never, lambda step: None, **options)) / exact - 1)
 
 
-@pytest.mark.parametrize("sampler, options, order", [
-    (samplers.euler, {}, 1), (samplers.euler_ancestral, {"eta": 0.0}, 1), (samplers.heun, {}, 2), (samplers.dpm_2, {}, 2),
-    (samplers.dpm_2_ancestral, {"eta": 0.0}, 2), (samplers.dpmpp_2s_ancestral, {"eta": 0.0}, 2),
-    (samplers.dpmpp_2m, {}, 2), (samplers.dpmpp_sde, {"eta": 0.0}, 2), (samplers.dpmpp_2m_sde, {"eta": 0.0}, 2),
-    (samplers.dpmpp_2m_sde, {"eta": 0.0, "solver": "heun"}, 2), (samplers.dpmpp_3m_sde, {"eta": 0.0}, 2),  # its first steps are of lower order
-])
+@pytest.mark.parametrize(
+    "sampler, options, order",
+    [
+        (samplers.euler, {}, 1),
+        (samplers.euler_ancestral, {"eta": 0.0}, 1),
+        (samplers.heun, {}, 2),
+        (samplers.dpm_2, {}, 2),
+        (samplers.dpm_2_ancestral, {"eta": 0.0}, 2),
+        (samplers.dpmpp_2s_ancestral, {"eta": 0.0}, 2),
+        (samplers.dpmpp_2m, {}, 2),
+        (samplers.dpmpp_sde, {"eta": 0.0}, 2),
+        (samplers.dpmpp_2m_sde, {"eta": 0.0}, 2),
+        (samplers.dpmpp_2m_sde, {"eta": 0.0, "solver": "heun"}, 2),
+        (samplers.dpmpp_3m_sde, {"eta": 0.0}, 2),  # its first steps are of lower order
+    ],
+)
 def test_the_error_falls_as_the_order_says(sampler, options, order):
     """Twice the steps, 2 to the power of the order less error."""
     coarse, fine = error(sampler, 80, **options), error(sampler, 160, **options)
@@ -62,17 +77,17 @@ def test_the_error_falls_as_the_order_says(sampler, options, order):
 ])
 def test_samplers_with_noise_end_in_the_data(sampler, options):
     """Started in the noised data, the spread at the end is that of the data at the last level, with many steps."""
-    generator = torch.Generator().manual_seed(0)
-    normal = lambda *_: torch.randn(1, 1, 100, 100, generator=generator, dtype=torch.float64)  # noqa: E731
+    normal = standard_normal()
     x = sampler(ideal, normal() * math.sqrt(DEVIATION**2 + MOST**2), levels(400), normal, lambda step: None, **options)
     assert float(x.std()) == pytest.approx(math.sqrt(DEVIATION**2 + LEAST**2), rel=0.02)
 
 
 def test_ddim_with_eta_ends_in_the_data_at_its_own_scale():
-    generator = torch.Generator().manual_seed(0)
-    normal = lambda *_: torch.randn(1, 1, 100, 100, generator=generator, dtype=torch.float64)  # noqa: E731
+    normal = standard_normal()
     for eta in (0.0, 1.0):
-        x = samplers.ddim(ideal, normal() * math.sqrt(DEVIATION**2 + MOST**2), levels(200), normal, lambda step: None, eta=eta)
+        x = samplers.ddim(
+            ideal, normal() * math.sqrt(DEVIATION**2 + MOST**2), levels(200), normal, lambda step: None, eta=eta
+        )
         expected = math.sqrt((DEVIATION**2 + LEAST**2) / (1 + LEAST**2))
         assert float(x.std()) == pytest.approx(expected, rel=0.02)
 
@@ -97,9 +112,8 @@ def test_the_adaptive_sampler_keeps_to_its_tolerance_with_few_calls():
 def test_restart_goes_back_up_as_often_as_the_steps_allow():
     def visits(steps):
         found = []
-        noise = lambda *_: torch.zeros(1, 1, 1, 1)  # noqa: E731
         samplers.restart(lambda x, sigma: found.append(sigma) or x, torch.zeros(1, 1, 1, 1),
-                         [*levels(steps - 1), 0.0], noise, lambda step: None)
+                         [*levels(steps - 1), 0.0], lambda *_: torch.zeros(1, 1, 1, 1), lambda step: None)
         ends = [sigma for index, sigma in enumerate(found) if index and sigma > found[index - 1] * 1.5]
         return len(ends), all(1.3 < sigma < 3 for sigma in ends)
 
@@ -112,7 +126,9 @@ def test_third_order_pays():
 
 @pytest.fixture(scope="module")
 def stable_diffusion() -> ModelLevels:
-    return ModelLevels(EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod)
+    return ModelLevels(
+        EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    )
 
 
 def test_levels_and_timesteps_are_each_others_inverse(stable_diffusion):

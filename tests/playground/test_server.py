@@ -83,27 +83,46 @@ def test_progress_options_and_lists(url):
     assert ask(url + "interrupt", {})[0] == 200
 
 
-@pytest.mark.parametrize("body, status, word", [
-    (b'{"steps": 1, "foo": NaN, "bar": -Infinity, "s": "\\ud800", "alwayson_scripts": {"refdrop": {"args": [false, NaN]}}}',
-     200, ""),
-    (b'{"prompt": "\\ud800"}', 422, "prompt holds half of a character"),
-    (b'{"negative_prompt": "a \\udfff"}', 422, "negative_prompt holds half"),
-    (b'{"sampler_name": "\\ud800"}', 422, "half of a character"),
-    (b'{"alwayson_scripts": {"\\ud800": {"args": []}}}', 422, "half of a character"),
-    (b'{"override_settings": {"\\ud800": 1}}', 422, "no option named"),
-    (b'{"override_settings": {"samples_format": "\\ud800"}}', 422, "samples_format holds half"),
-    (b'{"infotext": "\\ud800"}', 422, "infotext holds half"),
-    (b'{"cfg_scale": Infinity}', 422, "cfg_scale must be a number from 1 to 30, not inf"),
-    (b'{"steps": 1' + b"0" * 4000 + b"}", 422, "steps must be a whole number"),
-    (b"[" * 100_000, 400, ""), (b"\xff\xfe", 422, "not JSON"), (b"null", 422, "JSON object"), (b"[1]", 422, "JSON object"),
-])
+@pytest.mark.parametrize(
+    "body, status, word",
+    [
+        (
+            b'{"steps": 1, "foo": NaN, "bar": -Infinity, "s": "\\ud800", '
+            b'"alwayson_scripts": {"refdrop": {"args": [false, NaN]}}}',
+            200,
+            "",
+        ),
+        (b'{"prompt": "\\ud800"}', 422, "prompt holds half of a character"),
+        (b'{"negative_prompt": "a \\udfff"}', 422, "negative_prompt holds half"),
+        (b'{"sampler_name": "\\ud800"}', 422, "half of a character"),
+        (b'{"alwayson_scripts": {"\\ud800": {"args": []}}}', 422, "half of a character"),
+        (b'{"override_settings": {"\\ud800": 1}}', 422, "no option named"),
+        (b'{"override_settings": {"samples_format": "\\ud800"}}', 422, "samples_format holds half"),
+        (b'{"infotext": "\\ud800"}', 422, "infotext holds half"),
+        (b'{"cfg_scale": Infinity}', 422, "cfg_scale must be a number from 1 to 30, not inf"),
+        (b'{"steps": 1' + b"0" * 4000 + b"}", 422, "steps must be a whole number"),
+        (b"[" * 100_000, 400, ""),
+        (b"\xff\xfe", 422, "not JSON"),
+        (b"null", 422, "JSON object"),
+        (b"[1]", 422, "JSON object"),
+    ],
+)
 def test_whatever_is_sent_the_answer_is_json_with_a_sentence(url, studio, body, status, word):
     got, answer = ask(url + "txt2img", body)
     assert got == status and word in answer.get("detail", "") and len(answer.get("detail", "")) < 1000
 
 
-@pytest.mark.parametrize("body", [b'{"samples_format": "\\ud800"}', b'{"s_min_uncond": NaN}', b'{"refdrop_remember_count": 1e400}',
-                                  b'{"\\ud800": 1}', b'{"samples_format": ["png"]}', b"NaN"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"samples_format": "\\ud800"}',
+        b'{"s_min_uncond": NaN}',
+        b'{"refdrop_remember_count": 1e400}',
+        b'{"\\ud800": 1}',
+        b'{"samples_format": ["png"]}',
+        b"NaN",
+    ],
+)
 def test_an_option_that_cannot_be_is_not_taken(url, body):
     before = ask(url + "options")[1]
     status, answer = ask(url + "options", body)

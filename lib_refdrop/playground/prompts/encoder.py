@@ -63,7 +63,7 @@ class _Part:
         weights: list[float] = []
         comma = -1
         for stretch, weight in weighted(text):
-            if weight is None:  # BREAK
+            if weight is None:
                 found.append(Chunk(tokens, weights))
                 tokens, weights, comma = [], [], -1
                 continue

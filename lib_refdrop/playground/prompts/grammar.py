@@ -52,8 +52,8 @@ def parts(prompt: str) -> list[tuple[str, float]]:
 def versions(prompt: str, steps: int, first_steps: int | None = None) -> list[tuple[int, str]]:
     """What the prompt says, and up to which step: ``[(last step, text), …]``, the last one's step being ``steps``.
 
-    Steps are counted from 1. In a second pass ``first_steps`` is how many the first one had: whole numbers count on from
-    there, and shares from 1.
+    Steps are counted from 1. In a second pass ``first_steps`` is how many the first one had: whole numbers count on
+    from there, and shares from 1.
     """
     tree = _Reader(prompt).read()
     if tree is None:
@@ -99,7 +99,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self._text, self._depth = text, 0
-        self._known: dict = {}
+        self._known: dict[int, tuple[list, int]] = {}
 
     def read(self) -> list | None:
         """The whole prompt as a list of texts, :class:`Changes` and :class:`Alternates`; None where it has a ``|``

@@ -43,7 +43,7 @@ class Sampler:
         return [*found[:-2], found[-1]] if self.without_next_to_last else found
 
     def part(self, levels: Sequence[float], steps: int, begun: int) -> list[float]:
-        """The levels of a pass that begins from a picture: ``begun`` of ``steps`` steps are to be made, and one more."""
+        """The levels of a pass that begins from a picture and makes ``begun`` of ``steps`` steps, and one more."""
         if self.own_levels:
             return list(levels[max(len(levels) - 1 - begun, 0):])
         return list(levels[steps - begun - 1:])

@@ -91,7 +91,7 @@ def simple(model: ModelLevels, steps: int) -> list[float]:
 
 
 def ddim(model: ModelLevels, steps: int) -> list[float]:
-    """Every so-manieth of the model's own levels, from the second-cleanest up; some numbers of steps give more levels."""
+    """Every so-manieth of the model's own levels, the second-cleanest last; more than ``steps`` for some numbers."""
     stride = max(len(model.sigmas) // steps, 1)
     return [*reversed(model.sigmas[1::stride]), 0.0]
 

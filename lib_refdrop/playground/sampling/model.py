@@ -13,7 +13,7 @@ from .levels import ModelLevels
 
 
 class Conditioning(NamedTuple):
-    """What one row of the UNet is told: ``context`` ``[tokens, width]`` and, for SDXL, the pooled prompt ``[width]``."""
+    """What one row of the UNet is told: ``context`` ``[tokens, width]`` and, for SDXL, a pooled prompt ``[width]``."""
 
     context: Tensor
     pooled: Tensor | None = None

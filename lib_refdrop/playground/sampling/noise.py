@@ -32,7 +32,9 @@ class ImageNoise:
         rows = [torch.randn(self._shape, generator=generator) for generator in self._generators]
         if self._first:
             for index, subseed in enumerate(self._subseeds):
-                rows[index] = slerp(rows[index], torch.randn(self._shape, generator=_generator(subseed)), self._strength)
+                rows[index] = slerp(
+                    rows[index], torch.randn(self._shape, generator=_generator(subseed)), self._strength
+                )
         self._first = False
         return torch.stack(rows).to(self._device)
 

@@ -97,7 +97,7 @@ def dpmpp_2m(model: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, 
 
 def dpmpp_sde(model: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, after_step: AfterStep,
               eta: float = 1.0) -> Tensor:
-    """DPM-Solver++ of second order for the stochastic equation, singlestep (k-diffusion's variant of Lu et al. 2022)."""
+    """DPM-Solver++ of second order for the stochastic equation, singlestep (after k-diffusion, Lu et al. 2022)."""
     for i, (sigma, following) in enumerate(_pairs(sigmas)):
         denoised = model(x, sigma)
         if following > 0:
