@@ -17,6 +17,9 @@ class State(Protocol):
 
     def interrupt(self) -> None: ...
 
+    def skip(self) -> None:
+        """Ends this picture, not the others of the job."""
+
 
 class Host(Protocol):
     """What a web UI, or the playground, offers to extensions."""

@@ -10,6 +10,7 @@ from ..words import RefDropError
 from .host import Host
 from .infotext import PROBLEM
 from .shelf import Shelf
+from .xyz import is_cell
 
 logger = logging.getLogger("RefDrop")
 
@@ -31,16 +32,28 @@ def interrupted(host: Host) -> bool:
 
 
 def stop(p: Any, problem: RefDropError, host: Host) -> None:
-    """Ends the generation. An exception would not: hosts log what a hook raises and go on."""
+    """Ends the generation. An exception would not: hosts log what a hook raises and go on.
+
+    Of a plot that compares settings of ours it ends this cell; the others may be sound.
+    """
     if getattr(p, "refdrop_stopped", None) is None:  # the first is why
         p.refdrop_stopped = problem
-    host.state.interrupt()
+    if is_cell(p):
+        host.state.skip()
+    else:
+        host.state.interrupt()
+
+
+def stopped_cell(p: Any) -> bool:
+    """Whether ``p`` is a cell of a plot that cannot be drawn."""
+    return is_cell(p) and getattr(p, "refdrop_stopped", None) is not None
 
 
 def complain(p: Any, problem: RefDropError, shelf: Shelf) -> None:
     """Says what went wrong where people look: on the page, in an API's answer and once in the log."""
     logger.warning("%s", problem)
-    p.extra_generation_params.setdefault(PROBLEM, str(problem))
+    for parameters in (p.extra_generation_params, getattr(p, "refdrop_job", {})):
+        parameters.setdefault(PROBLEM, str(problem))
     show(p, str(problem), shelf)
 
 

@@ -57,7 +57,8 @@ def default_name(prompt: str, seed: int) -> str:
 def _with(p: Any, host: Host) -> dict[str, Any]:
     overridden = getattr(p, "override_settings", None) or {}
     settings = {word: overridden.get(name, getattr(host.opts, name, usual)) for word, (name, usual) in _SETTINGS.items()}
-    return {**settings, "networks": networks(getattr(p, "extra_network_data", None))}
+    return {**settings, "VAE": str(getattr(p, "sd_vae_name", None) or "the checkpoint's own"),
+            "networks": networks(getattr(p, "extra_network_data", None))}
 
 
 def _said(value: Any) -> str:

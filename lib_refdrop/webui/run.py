@@ -27,6 +27,7 @@ _INNER = ("_ad_inner",)  # how detailers mark the processing objects of their in
 
 def start(p: Any, args: Sequence[Any], host: Host, shelf: Shelf) -> None:
     """A generation begins. Off, it touches nothing; on, ``p`` has a :class:`Run` from here on."""
+    copied_from = getattr(p, "refdrop", None)
     _forget(p)
     try:
         settings = Settings.from_args(with_axes(p, args))
@@ -38,11 +39,11 @@ def start(p: Any, args: Sequence[Any], host: Host, shelf: Shelf) -> None:
     remember = RememberTask.of(job)
     if not settings.enabled and remember is None:
         return
-    if _is_inner(p, shelf, host):
+    if _is_inner(p, copied_from, shelf, host):
         if settings.enabled and not (settings.mode == "Use" and option(host, INNER_PASSES)):
             logger.info("A generation inside another one (a detailer's) runs plain; there is a setting to change that.")
             outer = shelf.running()
-            if outer is not None:
+            if outer is not None and outer is not copied_from:  # detailers tell scripts of such copies and draw nothing
                 outer.note_inner()
             return
         remember = None  # a detail is no picture of its own
@@ -53,8 +54,9 @@ def start(p: Any, args: Sequence[Any], host: Host, shelf: Shelf) -> None:
 
 
 def run_of(p: Any) -> Run | None:
-    """The run that :func:`start` gave ``p``, if RefDrop is on."""
-    return getattr(p, "refdrop", None)
+    """The run that :func:`start` gave ``p``, if RefDrop is on; copies of ``p`` have no part in it."""
+    run = getattr(p, "refdrop", None)
+    return run if run is not None and run.is_of(p) else None
 
 
 class Run:
@@ -74,6 +76,9 @@ class Run:
         self._techniques: list[tuple[Task, list[Technique]]] = []
         self.began = job.host.state.time_start if hasattr(job.host.state, "time_start") else None
         self.afterwards = False  # the batch is sampled: what scripts start now is inside this generation
+
+    def is_of(self, p: Any) -> bool:
+        return p is self._p
 
     def open(self) -> None:
         self._p.close = _Close(self)  # the only thing hosts do after every generation, failed ones too
@@ -136,9 +141,17 @@ class Run:
         self._each(lambda task: task.end_batch(self._batch, interrupted(self._job.host)))
 
     def finish(self) -> None:
-        """All pictures are finished: what starts now is no longer inside this generation."""
-        if self._job.shelf.running() is self:
-            self._job.shelf.begin(self._outer)
+        """All pictures are finished: what starts now is no longer inside this generation, and what started in it and was
+        never closed is over."""
+        shelf, inner = self._job.shelf, []
+        run = shelf.running()
+        while run is not None and run is not self:
+            inner.append(run)
+            run = run._outer
+        if run is self:
+            shelf.begin(self._outer)
+            for each in inner:
+                each.close()
 
     def close(self) -> None:
         """The generation is over, however it ended. More than once does no harm."""
@@ -154,6 +167,12 @@ class Run:
         attachment, self._attachment = self._attachment, None
         if attachment is not None:
             attachment.detach()
+
+    def is_sibling(self, p: Any) -> bool:
+        """Whether ``p`` and this run's are shallow copies of one processing object: they share its dictionaries, of
+        which objects made anew have their own."""
+        ours = getattr(self._p, "override_settings", None)
+        return ours is not None and getattr(p, "override_settings", None) is ours
 
     def note_inner(self) -> None:
         """A generation inside this one ran plain."""
@@ -203,23 +222,31 @@ class _Close:
 
 
 def _forget(p: Any) -> None:
-    """Web UIs copy a processing object to run it again (prompts from a file, X/Y/Z plots): the copy starts anew."""
-    for name in ("refdrop", "refdrop_stopped"):
+    """Web UIs copy a processing object to run it again (prompts from a file, X/Y/Z plots): the copy starts anew.
+
+    The parameters that it shares with what it is a copy of are those of the whole job, in an API's answer, too.
+    """
+    for name in ("refdrop", "refdrop_stopped", "refdrop_job"):
         vars(p).pop(name, None)
     if isinstance(vars(p).get("close"), _Close):
         del p.close
+    shared = p.extra_generation_params
     clear(p)
+    if p.extra_generation_params is not shared:
+        p.refdrop_job = shared
 
 
-def _is_inner(p: Any, shelf: Shelf, host: Host) -> bool:
+def _is_inner(p: Any, copied_from: Run | None, shelf: Shelf, host: Host) -> bool:
     """Whether ``p`` is made inside another generation: marked so by its detailer, or begun, in the job of a run of ours,
     between the sampling of its pictures and their end, which is when scripts begin generations of their own.
 
-    A run that failed while it sampled, and that nobody closed (plots copy processing objects and close none), is closed
-    now: it is no outer generation.
+    A run that failed, and that nobody closed (plots copy processing objects and close none), is closed now: it is no outer
+    generation. One that failed while it sampled had not come so far; one that failed later is told by ``p`` being another
+    copy of the same object, and not of its own (``copied_from`` is the run that it came with).
     """
     outer = shelf.running()
-    if outer is not None and not (outer.afterwards and outer.began == getattr(host.state, "time_start", None)):
+    if outer is not None and not (outer.afterwards and outer.began == getattr(host.state, "time_start", None)
+                                  and (copied_from is outer or not outer.is_sibling(p))):
         outer.close()
         shelf.begin(None)
         outer = None

@@ -10,10 +10,11 @@ from ..settings import SCRIPT_NAME
 from ..words import RefDropError, first_line
 from .forecast import INPUTS
 from .host import Host, WebUI
-from .messages import complain, set_up_log, stop
+from .messages import complain, set_up_log, stop, stopped_cell
 from .options import add_options
 from .panel import build
 from .run import run_of, start
+from .sentence import picture
 from .shelf import Shelf
 from .xyz import add_axes
 
@@ -72,6 +73,8 @@ def script_class(host: Host, shelf: Shelf) -> type:
 
         def process(self, p, *args):
             self._of(p, lambda run: run.check())
+            if stopped_cell(p):
+                p.n_iter = 0  # nothing is drawn; an interrupt would end the whole plot
 
         def process_batch(self, p, *args, **kwargs):
             self._of(p, lambda run: run.begin_batch(kwargs.get("batch_number", 0)))
@@ -84,6 +87,8 @@ def script_class(host: Host, shelf: Shelf) -> type:
 
         def postprocess(self, p, processed, *args):
             self._of(p, lambda run: run.finish())
+            if stopped_cell(p):
+                processed.images[:] = [picture(str(p.refdrop_stopped), p.width, p.height)]
 
         def _of(self, p, event) -> None:
             run = run_of(p)

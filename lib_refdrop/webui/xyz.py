@@ -11,6 +11,7 @@ from .host import Host
 from .shelf import Shelf
 
 _NO_AXIS = ("store", "replace", "on_problem")
+_MINUS = {0x2212: "-", 0x2013: "-"}
 _ATTRIBUTE = "refdrop_axes"  # on a processing object: the settings that a plot's cell changes
 
 
@@ -40,9 +41,27 @@ def _axes(module: Any, shelf: Shelf) -> list[Any]:
             for name, default, control in Settings.controls() if name not in _NO_AXIS]
 
 
-def _number(text: str) -> float:
-    """A number as people write it, with a typographic minus too."""
-    return float(str(text).replace("\u2212", "-").replace("\u2013", "-"))
+def is_cell(p: Any) -> bool:
+    """Whether ``p`` is a cell of a plot that compares settings of ours: one that cannot be drawn is no fault of the
+    others."""
+    return bool(getattr(p, _ATTRIBUTE, None))
+
+
+class _Number:
+    """The type of an axis of numbers: reads one as people write it, with a typographic minus too. It equals ``float``, for
+    plots ask ``type == float`` before they read ranges such as ``0-1 [5]``."""
+
+    def __call__(self, text: Any) -> float:
+        return float(str(text).translate(_MINUS))
+
+    def __eq__(self, other: object) -> bool:
+        return other is float or isinstance(other, _Number)
+
+    def __hash__(self) -> int:
+        return hash(float)
+
+
+_number = _Number()
 
 
 def _apply(name: str, p: Any, value: Any, values: Any) -> None:

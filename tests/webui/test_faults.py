@@ -81,10 +81,11 @@ def test_an_inner_generation_that_runs_plain_is_told_of(program, new, generate) 
     ({"sd_model_hash": "aaaa", "sd_model_name": "anime"}, {"sd_model_hash": "bbbb"}, "another checkpoint, anime"),
     ({}, {"override_settings": {"CLIP_stop_at_last_layers": 2}}, "CLIP skip 1, now 2"),
     ({}, {"override_settings": {"token_merging_ratio": 0.5}}, "token merging 0, now 0.5"),
+    ({"sd_vae_name": "vivid.vae.pt"}, {}, "VAE vivid.vae.pt, now the checkpoint's own"),
     ({"extra_network_data": {"lora": [SimpleNamespace(items=["hat", "0.8"])]}}, {}, "networks lora:hat:0.8, now none"),
     ({"extra_network_data": {"lora": [SimpleNamespace(items=["hat", "0.8"])]}},
      {"extra_network_data": {"lora": [SimpleNamespace(items=["hat", "0.8"])]}}, None),
-], ids=["checkpoint", "CLIP skip", "token merging", "network", "the same"])
+], ids=["checkpoint", "CLIP skip", "token merging", "VAE", "network", "the same"])
 def test_what_differs_from_the_save_and_matters_is_noted(new, generate, then, now, words) -> None:
     generate(new(**then), SAVE)
     p = new(**now)
@@ -219,3 +220,43 @@ def test_remembered_pictures_do_not_stop_anything(program, new, generate, monkey
     program.shelf.memory.budget.limit = 1  # no room at all
     p = new()
     assert generate(p, [False]) is not None and PROBLEM not in p.extra_generation_params
+
+
+def test_a_copy_that_failed_after_it_was_sampled_makes_no_later_one_plain(new, generate) -> None:
+    """A detailer, an upscaler or a full disk ends one cell of a plot; the next is another copy of the same object."""
+    generate(new(), SAVE)
+    p = new(override_settings={})
+
+    def fail(p) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        generate(copy.copy(p), USE, "nurse", inside=fail)
+    second = copy.copy(p)
+    generate(second, USE, "nurse")
+    assert second.extra_generation_params["RefDrop RFG"] == 0.5
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_detailer_that_tells_scripts_of_copies_leaves_the_outer_run_as_it_is(program, new, generate, allowed) -> None:
+    """ADetailer calls ``postprocess`` on a copy before the first picture's details, ``before_process`` and ``process`` on
+    another after the last's, and draws neither."""
+    program.host.opts.data[options.INNER_PASSES] = allowed
+    generate(new(), SAVE)
+    detail = new(_ad_inner=True, override_settings={})
+
+    def details(p) -> None:
+        run = runs.run_of(p)
+        told = copy.copy(p)
+        assert runs.run_of(told) is None
+        generate(detail, USE, "king")
+        assert program.shelf.running() is run
+        told = copy.copy(p)
+        runs.start(told, USE, program.host, program.shelf)
+
+    p = new(override_settings={})
+    generate(p, USE, "nurse", inside=details)
+    assert program.shelf.running() is None and ("RefDrop RFG" in detail.extra_generation_params) == allowed
+    assert ("ran without RefDrop" in p.comments[-1]) != allowed
+    assert p.extra_generation_params["RefDrop RFG"] == 0.5
+    p.close()

@@ -1,0 +1,109 @@
+"""The script's class on a host: what of the page it listens to, and what it does when the page is loaded."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from lib_refdrop.webui import script
+from lib_refdrop.webui.forecast import INPUTS
+from lib_refdrop.webui.host import WebUI
+from lib_refdrop.words import StoreProblem
+
+
+@pytest.fixture
+def page(program):
+    """A tab of a web UI's page in its order of components, as far as the script is told of them."""
+    made = script.script_class(program.host, program.shelf)()
+    made.is_img2img = False
+    components = {}
+    with gr.Blocks() as blocks:
+        for name in INPUTS:
+            components[name] = gr.Number(20, elem_id=f"txt2img_{name}")
+        for component in components.values():
+            made.after_component(component, elem_id=component.elem_id)
+        made.ui(False)
+        for name, kind in {"html_log": gr.HTML, "generation_info": gr.Textbox}.items():
+            components[name] = kind(elem_id=f"{name}_txt2img")
+            made.after_component(components[name], elem_id=components[name].elem_id)
+    return blocks, components
+
+
+def listened(blocks) -> dict[int, list]:
+    """By component, what happens on its events."""
+    found: dict[int, list] = {}
+    for function in blocks.fns.values():
+        for component, _ in function.targets:
+            found.setdefault(component, []).append(function)
+    return found
+
+
+def test_it_listens_to_what_changes_once_a_generation_and_never_to_html(page) -> None:
+    """HTML tells gradio 4.40 (Forge) of a change whenever it is drawn, so that a page asks for ever."""
+    blocks, components = page
+    events = listened(blocks)
+    assert components["generation_info"]._id in events and components["html_log"]._id not in events
+    assert not any(isinstance(blocks.blocks.get(component), gr.HTML) for component in events)
+
+
+def test_nothing_that_is_told_tells_itself_again(page) -> None:
+    blocks, _ = page
+    for component, functions in listened(blocks).items():
+        assert not any(component == output._id for function in functions for output in function.outputs)
+
+
+def test_the_list_is_filled_when_a_page_is_loaded(page, program) -> None:
+    """Not when the program started: what was saved since is there after a reload, in both tabs."""
+    blocks, _ = page
+    (loaded,) = [each for each in blocks.blocks.values() if getattr(each, "elem_id", None) == "refdrop_txt2img_loaded"]
+    assert any(event == "load" and function.outputs == [loaded] for function in blocks.fns.values()
+               for _, event in function.targets)  # its value is computed anew
+    program.generate(program.new(), [{"enabled": True, "mode": "Save", "reference": "hero"}])
+    (refill,) = listened(blocks)[loaded._id]
+    update, said = refill.fn("Disk")
+    assert update["choices"] == ["hero"] and "1 reference on disk" in said
+
+
+def test_a_panel_stands_whatever_the_library_says(program, monkeypatch) -> None:
+    def unreachable(place):
+        raise StoreProblem("The shared library s3://bucket cannot be reached; check the connection.")
+
+    monkeypatch.setattr("lib_refdrop.webui.shelf.open_store", unreachable)
+    made = script.script_class(program.host, program.shelf)()
+    with gr.Blocks() as blocks:
+        controls = made.ui(False)
+    texts = [each.value for each in blocks.blocks.values() if isinstance(each, gr.HTML)]
+    assert len(controls) == 14 and any("cannot be reached" in str(text) for text in texts)
+
+
+def test_a_host_whose_model_is_not_there_yet_is_told_of(program) -> None:
+    from lib_refdrop.webui.forecast import forecast
+
+    here = {"steps": 20, "width": 512, "height": 512, "cfg_scale": 7.0, "sampler_name": "Euler"}
+    assert "known with a model loaded" in forecast(program.host, [True, 0.3, "Save"], here)
+
+
+def test_a_model_that_a_host_will_load_later_is_none(monkeypatch) -> None:
+    """Forge and Neo put an object of this class in its place until something is drawn."""
+    class FakeInitialModel:
+        pass
+
+    def module(name: str, **contents) -> ModuleType:
+        made = ModuleType(name)
+        vars(made).update(contents)
+        monkeypatch.setitem(sys.modules, name, made)
+        return made
+
+    parts = {name: module(f"modules.{name}", **contents) for name, contents in {
+        "script_callbacks": {}, "shared": {"sd_model": "another"}, "scripts": {"Script": object, "AlwaysVisible": True},
+        "sd_models": {"model_data": SimpleNamespace(sd_model=FakeInitialModel())}}.items()}
+    module("modules", **parts)
+    host = WebUI()
+    assert host.loaded_model() is None
+    parts["sd_models"].model_data.sd_model = "loaded"
+    assert host.loaded_model() == "loaded"
+    parts["sd_models"].model_data.sd_model = None  # asking for ``shared.sd_model`` would load one
+    assert host.loaded_model() is None
