@@ -40,8 +40,8 @@ class Vocabulary:
         """Which words the model knows."""
         if not self.words:
             return ""
-        return ("This model knows these words, and no others: "
-                + "; ".join(f"{name}: {', '.join(words)}" for name, words in self.groups.items()) + ".")
+        return ("This model knows these words and no others. "
+                + "; ".join(f"{name.capitalize()}: {', '.join(words)}" for name, words in self.groups.items()) + ".")
 
     def unknown(self, *prompts: str) -> str:
         """A sentence about words that mean nothing to the model; empty where there are none."""

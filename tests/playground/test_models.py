@@ -1,6 +1,9 @@
 """What ``--model`` takes, and what it says about the rest."""
 
+import os
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from lib_refdrop.playground import DEFAULT_MODEL, ModelProblem, Playground
 from lib_refdrop.playground.__main__ import main
 
 from .conftest import Studio
+
+ROOT = DEFAULT_MODEL.parents[1]
 
 
 @pytest.mark.parametrize("make, word", [
@@ -146,3 +151,18 @@ def test_an_address_that_is_taken_is_told_before_the_model_is_loaded(capsys):
         taken.listen()
         assert main(["--port", str(taken.getsockname()[1])]) == 1
     assert "--port" in capsys.readouterr().err
+
+
+def test_a_package_called_modules_on_the_path_is_nobodys_affair(tmp_path):
+    """Nothing is imitated by name, so nothing of that name is in the way."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "__init__.py").write_text("raise RuntimeError('somebody else\\'s')")
+    there = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, *arguments], env=there, cwd=ROOT, capture_output=True, text=True)
+
+    ran = run("-c", "import lib_refdrop.playground, sys; print('modules' in sys.modules)")
+    assert ran.stdout.split() == ["False"], ran.stderr
+    helped = run("-m", "lib_refdrop.playground", "--help")
+    assert helped.returncode == 0 and "--refdrop-memory" in helped.stdout and "--lora-dir" in helped.stdout

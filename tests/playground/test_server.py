@@ -136,6 +136,12 @@ def test_what_comes_back_in_a_sentence_is_short(url):
     assert status == 422 and len(answer["detail"]) < 300 and "\n" not in answer["detail"]
 
 
+def test_a_setting_of_megabytes_comes_back_short(url, studio):
+    args = [{"enabled": True, "mode": "<script>" * 10**5}]
+    status, answer = ask(url + "txt2img", {"alwayson_scripts": {"RefDrop": {"args": args}}})
+    assert status == 422 and len(answer["detail"]) < 300 and "\n" not in answer["detail"]
+
+
 def test_known_fields_alone_come_back(url, studio):
     answer = ask(url + "txt2img", {"steps": 1, "foo": "bar", "prompt": "a king", "init_images": ["x"]})[1]
     assert answer["parameters"]["prompt"] == "a king" and answer["parameters"]["cfg_scale"] == 7.0
