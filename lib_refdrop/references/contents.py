@@ -51,7 +51,8 @@ def passes_of(manifest: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> di
     """What a manifest and the tensors beside it say about the recorded passes.
 
     Raises ValueError, KeyError, TypeError or AttributeError where something is named wrongly, is incomplete, belongs to
-    no recorded call or has a type or shape that nothing could be made of. """
+    no recorded call or has a type or shape that nothing could be made of.
+    """
     calls = _calls(manifest["passes"])
     for text in _TEXTS:
         if not isinstance(manifest.get(text, ""), str):

@@ -29,7 +29,8 @@ def checked(name: str, longest: int = _NUMBERED) -> str:
     """The name in its one form.
 
     Raises :class:`SettingsError` for one that cannot be a file's name on every system, and for one with invisible
-    letters or with marks that turn the direction of writing, which nobody could tell from another. """
+    letters or with marks that turn the direction of writing, which nobody could tell from another.
+    """
     found = normalised(name)
     bad = not found.isprintable() or (set('<>:"/\\|?*') | _INVISIBLE) & set(found) or found != found.strip(".")
     if bad or not 0 < len(found.encode()) <= longest or found.split(".")[0].rstrip().lower() in _RESERVED:

@@ -6,7 +6,8 @@ Tensors have names, in memory as in a file (``cond`` stands for any kind of row,
 - a *feature*, in parts (:data:`~lib_refdrop.references.codec.PARTS`): ``base/0003/output.4.1/cond/h``;
 - the *trajectory*: what the model was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its
   timestep), and its conditioning, once for each that differs: ``base/given/0/context``. The manifest's ``given`` says
-  which of them each call had. (Format 1 has one conditioning a pass and branch, ``base/given/cond/context``.) """
+  which of them each call had. (Format 1 has one conditioning a pass and branch, ``base/given/cond/context``.)
+  """
 
 from __future__ import annotations
 
@@ -136,7 +137,8 @@ class Reference:
 
     ``manifest`` is plain JSON (prompt, seed, sampler, model and so on); ``features`` maps the names of tensors,
     features and trajectory, to tensors and may read them from a file when asked. ``content`` is equal only where
-    everything kept is: that of a file stays the same when it is renamed, opened again or copied. """
+    everything kept is: that of a file stays the same when it is renamed, opened again or copied.
+    """
 
     name: str
     manifest: dict

@@ -9,12 +9,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..model.layer import ModelCall, SiteInput
 from ..model.rows import Kind
 from ..model.sites import Lineage, Site
-from ..words import ReferenceProblem, first_line
+from ..words import Interrupted, ReferenceProblem, first_line
 from .plan import Plan, preset
 from .reference import Reference
 
@@ -49,7 +50,8 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
     """A reference in memory with the features that ``reference``'s trajectory of one pass stands for.
 
     Runs inside ``call``, once for every call and kind of row recorded. Raises :class:`ReferenceProblem` where that
-    cannot be done here. """
+    cannot be done here.
+    """
     from ..techniques.reference.recording import Recording  # a replay is a recording, made later
 
     key = (reference.content, pass_name)
@@ -73,7 +75,12 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
         recording.place(calls[index].sigma, calls[index].visit, tuple(inputs["x"].shape[-2:]))
         try:
             call.replay(inputs, partial(_keep, recording, places[index], kind))
-        except RuntimeError as error:  # shapes that another extension's patches cannot take, or no memory
+        except (torch.cuda.OutOfMemoryError, MemoryError, Interrupted):
+            raise
+        except ReferenceProblem as problem:  # of what was to be kept
+            raise ReferenceProblem(f"The trajectory of reference {reference.name!r} gives numbers here that are not finite; "
+                                   "save it again, or run the model in full precision (--no-half).") from problem
+        except Exception as error:  # shapes or timesteps that the model, or another extension's patches, cannot take
             raise ReferenceProblem(f"The trajectory of reference {reference.name!r} could not be replayed here "
                                    f"({first_line(error)}); save it again with features.") from error
     replays.progress(len(wanted), len(wanted))
@@ -88,8 +95,8 @@ def _keep(recording: Recording, index: int, kind: Kind, site: Site, layer: SiteI
 
 def _check(reference: Reference, inputs: dict[str, Tensor], here: dict[str, Tensor]) -> None:
     """Raises :class:`ReferenceProblem` where this model is called on other things than the recorded one."""
-    ours, theirs = ({name: value.shape[:1] if name == "x" else value.shape[-1:] for name, value in each.items()}
-                    for each in (here, inputs))
+    ours, theirs = ({name: (value.dim(), value.shape[:1] if name == "x" else value.shape[-1:])
+                     for name, value in each.items() if name != "t"} for each in (here, inputs))
     if ours != theirs:
         raise ReferenceProblem(f"The trajectory of reference {reference.name!r} was recorded where the model takes its "
                                "prompt in another form, so it cannot be replayed here; save it again here or with "

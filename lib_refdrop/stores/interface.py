@@ -45,7 +45,8 @@ class Writer(Protocol):
         """Takes a tensor of any device, which nobody may change afterwards.
 
         Raises :class:`LimitReached`; :class:`StoreProblem` where there is no room, with nothing left behind; and
-        ValueError for a name that came before, a number type that no file can hold, or after the end. """
+        ValueError for a name that came before, a number type that no file can hold, or after the end.
+        """
 
     def drop(self, names: Iterable[str]) -> None:
         """Takes tensors back that were added. KeyError for one that was not."""
@@ -62,7 +63,8 @@ class Store(Protocol):
     """The interface of :class:`MemoryStore`, :class:`DiskStore` and :class:`SharedStore`.
 
     Names are taken in any form that :func:`~lib_refdrop.references.names.checked` knows; every method that takes one
-    raises :class:`SettingsError` for what is none. A place that cannot be reached is a :class:`StoreProblem`. """
+    raises :class:`SettingsError` for what is none. A place that cannot be reached is a :class:`StoreProblem`.
+    """
 
     def names(self) -> list[str]:
         """Every reference's name, oldest first."""

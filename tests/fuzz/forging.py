@@ -57,6 +57,13 @@ class Forged:
                    for name, entry in header.items()}
         return cls(json.loads(metadata["refdrop"]), tensors, {"format": "pt"}, "refdrop.sums" in metadata)
 
+    @classmethod
+    def of_format_1(cls, newer: Forged) -> Forged:
+        """The same features as the first format has them: without checksums, and without a table of conditioning."""
+        manifest = {key: value for key, value in newer.manifest.items() if key not in ("given", "order")}
+        tensors = {name: raw for name, raw in newer.tensors.items() if name.count("/") == 4}
+        return cls({**manifest, "format": 1}, tensors, dict(newer.metadata), False)
+
     def sums(self) -> str:
         """CRC-32 of every tensor's bytes, in the order of their names."""
         return base64.b64encode(struct.pack(f">{len(self.tensors)}I", *(

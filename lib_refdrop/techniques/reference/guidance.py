@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ...references.codec import decode
 from ...references.on_device import Ahead, KeyValues, Projected
 from ...references.reference import Key, Reference, Served, has_branch
 from ...references.replay import Replays, replay
-from ...words import ReferenceProblem
+from ...words import ReferenceProblem, first_line
 from ..technique import Outcome, Technique
 from .rfg import blend
 from .strength import Strength
@@ -99,7 +99,7 @@ class _Guide:
         if record is None:
             raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again with "
                                    "that pass enabled.")
-        self._chosen, self._record = strength.sites(lineage), record
+        self._chosen, self._record, self._widths = strength.sites(lineage), record, lineage.sites
         self.sites = self._chosen & reference.sites(pass_name)
         self.needs_replay = not record.levels and bool(reference.seen(pass_name))
         if strength.acts and not self.sites and not self.needs_replay:
@@ -147,11 +147,27 @@ class _Guide:
             if parts is None:
                 return None
             decoded = decode(parts, like.dtype, like.device)
-            k, v = layer.project(decoded["h"]) if "h" in decoded else (decoded["k"], decoded["v"])
-            found = k, v, decoded.get("bias")
+            found = *self._key_values(decoded, site, layer), decoded.get("bias")
             if len(self._record.levels) < len(self._record.calls):  # the next calls may have the same level nearest
                 self._projected.keep(served, site, found)
         return found
+
+    def _key_values(self, decoded: Mapping[str, Tensor], site: Site, layer: SiteInput) -> tuple[Tensor, Tensor]:
+        """K and V of a decoded feature. Raises :class:`ReferenceProblem` where the layer is of another width: a lineage does
+        not tell what a file says of its tensors."""
+        try:
+            k, v = layer.project(decoded["h"]) if "h" in decoded else (decoded["k"], decoded["v"])
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise self._unfit(site, first_line(error)) from error
+        if k.shape[-1] != self._widths[site].width:
+            raise self._unfit(site, f"{k.shape[-1]} wide instead of {self._widths[site].width}")
+        return k, v
+
+    def _unfit(self, site: Site, why: str) -> ReferenceProblem:
+        return ReferenceProblem(f"Reference {self.reference.name!r} has features that this model's layer {site} cannot take "
+                                f"({why}); save it again.")
 
     def _key(self, site: Site, kind: Kind) -> Key:
         """The feature that serves rows of a kind in a layer of the call that runs."""
