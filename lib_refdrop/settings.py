@@ -9,7 +9,7 @@ from typing import Any
 
 from .model.sites import SECTIONS
 from .references import names
-from .words import SettingsError, shortened
+from .words import SettingsError, shown
 
 SCRIPT_NAME = "RefDrop"
 _OLDER = 9  # arguments of the older extension
@@ -92,7 +92,7 @@ class Settings:
             unknown = sorted(map(str, set(named) - {setting.name for setting in fields(cls)}))
             if unknown:
                 known = ", ".join(setting.name for setting in fields(cls))
-                raise SettingsError(f"RefDrop has no setting named {_shown(unknown[0])}; it has: {known}.")
+                raise SettingsError(f"RefDrop has no setting named {shown(unknown[0])}; it has: {known}.")
         else:
             named = {setting.name: value for setting, value in zip(fields(cls), args)}
             if len(args) == _OLDER:  # the older extension's own list, which had only one way to keep a reference
@@ -149,22 +149,22 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
             return bool(value)
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
-        raise SettingsError(f"{control.label} must be true or false, not {_shown(value)}.")
+        raise SettingsError(f"{control.label} must be true or false, not {shown(value)}.")
     if isinstance(default, float):
         return _check_number(value, control)
     text = "" if value is None else value
     if not isinstance(text, str):
-        raise SettingsError(f"{control.label} must be text, not {_shown(value)}.")
+        raise SettingsError(f"{control.label} must be text, not {shown(value)}.")
     if control.choices is None:
         return text
     for choice in control.choices:
         if choice.lower() == text.strip().lower():
             return choice
-    raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {_shown(value)}.")
+    raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {shown(value)}.")
 
 
 def _check_number(value: Any, control: Control) -> float:
-    sentence = f"{control.label} must be a number from {control.minimum:g} to {control.maximum:g}, not {_shown(value)}."
+    sentence = f"{control.label} must be a number from {control.minimum:g} to {control.maximum:g}, not {shown(value)}."
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise SettingsError(sentence)
     try:
@@ -174,8 +174,3 @@ def _check_number(value: Any, control: Control) -> float:
     if not math.isfinite(number) or not control.minimum <= number <= control.maximum:
         raise SettingsError(sentence)
     return number
-
-
-def _shown(value: Any) -> str:
-    """A value as a sentence can quote it: on one line, of about a hundred letters."""
-    return shortened(repr(value[:200] if isinstance(value, str) else value))

@@ -30,10 +30,21 @@ def said(count: int) -> str:
 
 def first_line(error: BaseException, most: int = 200) -> str:
     """An error of somebody else's in one short line."""
-    return shortened(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__), most)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shortened(lines[0] if lines else type(error).__name__, most)
 
 
 def shortened(text: str, most: int = 100) -> str:
     """A text on one line of at most so many letters, without what a terminal or page would act on."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:4 * most]).split())
     return line if len(line) <= most else line[:most - 1] + "…"
+
+
+def shown(value: object, most: int = 100) -> str:
+    """A value as a sentence quotes it: one line, short, and nothing that cannot be sent."""
+    if isinstance(value, str):
+        value = value[:most + 1]  # before it is quoted: it may be megabytes
+    try:
+        return shortened(repr(value), most)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists a thousand deep
+        return f"such a {type(value).__name__}"

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from .errors import ApiError, shown
 
+_LONGEST_PROMPT = 10_000  # letters; models know some hundred words
+
 
 class Field(NamedTuple):
     """A field's default, which also says its type, and its range. ``optional``: None has a meaning of its own."""
@@ -48,11 +50,14 @@ def check(name: str, value: Any, field: Field) -> Any:
 
 
 def check_text(name: str, text: str) -> str:
-    """Raises :class:`ApiError` 422 for text that no file and no answer can hold."""
+    """Raises :class:`ApiError` 422 for text that no file and no answer can hold, and for a prompt whose words would
+    take minutes to count."""
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ApiError(422, f"{name} holds half of a character (a lone surrogate); send it as UTF-8.") from None
+    if name.endswith("prompt") and len(text) > _LONGEST_PROMPT:
+        raise ApiError(422, f"{name} has {len(text)} letters; write at most {_LONGEST_PROMPT}.")
     return text
 
 

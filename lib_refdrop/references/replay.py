@@ -78,8 +78,9 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
         except (torch.cuda.OutOfMemoryError, MemoryError, Interrupted):
             raise
         except ReferenceProblem as problem:  # of what was to be kept
-            raise ReferenceProblem(f"The trajectory of reference {reference.name!r} gives numbers here that are not finite; "
-                                   "save it again, or run the model in full precision (--no-half).") from problem
+            raise ReferenceProblem(f"The trajectory of reference {reference.name!r} gives numbers here that are "
+                                   "not finite; save it again, or run the model in full precision "
+                                   "(--no-half).") from problem
         except Exception as error:  # shapes or timesteps that the model, or another extension's patches, cannot take
             raise ReferenceProblem(f"The trajectory of reference {reference.name!r} could not be replayed here "
                                    f"({first_line(error)}); save it again with features.") from error

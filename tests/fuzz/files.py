@@ -48,7 +48,8 @@ class Findings:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.most_common())
-        return f"{sum(self.counts.values())}: {counts}; the slowest took {self.slowest:.2f} s; {len(self.bad)} are faults"
+        return (f"{sum(self.counts.values())}: {counts}; the slowest took {self.slowest:.2f} s; "
+                f"{len(self.bad)} are faults")
 
 
 class SmallModel:
@@ -57,8 +58,9 @@ class SmallModel:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.unet = UNet2DConditionModel(
-            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
-            cross_attention_dim=16, attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+            norm_num_groups=4, cross_attention_dim=16, attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D",
+            "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")).eval()
         for name, weight in self.unet.named_parameters():
             if ".attn1." in name and weight.dim() == 2:
@@ -78,7 +80,8 @@ class SmallModel:
 
     def _steps(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         for timestep in TIMESTEPS:
-            uncond, cond = self.unet(x.expand(2, -1, -1, -1), torch.tensor(timestep), encoder_hidden_states=context).sample
+            rows = x.expand(2, -1, -1, -1)
+            uncond, cond = self.unet(rows, torch.tensor(timestep), encoder_hidden_states=context).sample
             x = 0.5 * x + 0.5 * (uncond + 3 * (cond - uncond))
         return x
 
@@ -97,8 +100,9 @@ class SmallModel:
         exact, found = preset("Exact", self.lineage), []
         with tempfile.TemporaryDirectory() as folder:
             for number, (what, trajectory) in enumerate([
-                    ("hidden own", False), ("kv own", False), ("hidden fp16", True), ("kv int8", False), ("hidden int4", True),
-                    ("kv int4", False), ("kv fp8", False), ("hidden bf16", False), ("hidden int8 pool2", True)]):
+                    ("hidden own", False), ("kv own", False), ("hidden fp16", True), ("kv int8", False),
+                    ("hidden int4", True), ("kv int4", False), ("kv fp8", False), ("hidden bf16", False),
+                    ("hidden int8 pool2", True)]):
                 sites = dict.fromkeys(exact.sites, Representation.parse(what))
                 plan = replace(exact, sites=sites, trajectory=trajectory)
                 found.append(Forged.of(self.record(plan, Path(folder), f"seed-{number}")))

@@ -13,8 +13,10 @@ from typing import Any
 from .forging import SIZES, Forged, Raw
 
 ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 2, -50, 0.5, 1.5, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 10**30, 2**63,
-    "", "x", "1.1", "0", "nan", "\ud800", "x" * 5000, "a\nb", "<script>", "../..", [], {}, [[]], [None], [1, 2, 3], {"a": 1},
+    None, True, False, 0, 1, -1, 2, -50, 0.5, 1.5, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 10**30,
+    2**63,
+    "", "x", "1.1", "0", "nan", "\ud800", "x" * 5000, "a\nb", "<script>", "../..", [], {}, [[]], [None], [1, 2, 3],
+    {"a": 1},
     [[1.0, 0]], {"base": []}, {"base": {"cond": [0]}}, {"": {}}, [[[[[]]]]],
 ]
 SPELLINGS: list[Callable[[str], str]] = [
@@ -24,13 +26,16 @@ SPELLINGS: list[Callable[[str], str]] = [
     lambda part: part + ".0", lambda part: part + "/", lambda part: "", lambda part: part + "\ud800",
     lambda part: part * 50, lambda part: str(10**30), lambda part: "\u200b" + part,
 ]
-PARTS = ("base", "hires", "0000", "0001", "0009", "input.1.0", "output.3.0", "middle.0.0", "output.99.0", "cond", "uncond",
-         "cond.1", "uncond.7", "k", "v", "h", "k.scale", "v.scale", "h.scale", "w", "x", "t", "given", "0", "1", "7", "context",
+PARTS = ("base", "hires", "0000", "0001", "0009", "input.1.0", "output.3.0", "middle.0.0", "output.99.0", "cond",
+         "uncond",         "cond.1", "uncond.7", "k", "v", "h", "k.scale", "v.scale", "h.scale", "w", "x", "t",
+         "given", "0", "1", "7",
+         "context",
          "y")
 
 
 def mutate(chance: random.Random, forged: Forged) -> tuple[Forged, str | None, list[str]]:
-    """A spoilt copy, checksums of tensors to write in place of the right ones (None: the right ones), and what was done."""
+    """A spoilt copy, checksums of tensors to write in place of the right ones (None: the right ones),
+    and what was done."""
     forged, done, sums = copy.deepcopy(forged), [], None
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         change = chance.choice(CHANGES)
@@ -102,7 +107,8 @@ def change_calls(chance: random.Random, forged: Forged) -> None:
         kinds = [numbers for kinds in forged.manifest.get("given", {}).values() for numbers in kinds.values()]
         way = chance.randrange(6)
         if way == 0:
-            calls[chance.randrange(len(calls))][0] = chance.choice((0, 1e-9, 1e5, -1, 10.0 ** chance.uniform(-4, 4), "1"))
+            sigma = chance.choice((0, 1e-9, 1e5, -1, 10.0 ** chance.uniform(-4, 4), "1"))
+            calls[chance.randrange(len(calls))][0] = sigma
         elif way == 1:
             calls[chance.randrange(len(calls))][1] = chance.choice((0, 1, 7, 10**6, -1, 0.5))
         elif way == 2:
@@ -184,7 +190,8 @@ def another_shape(chance: random.Random, forged: Forged) -> None:
     side = chance.choice([side for side in (1, 2, 3, 4, 5, 7, 8, 16, 64) if count % side == 0] or [1])
     raw.shape = chance.choice((
         [count], [1, count], [count, 1], [1, *raw.shape], [*raw.shape, 1], raw.shape[::-1], [side, count // side],
-        [side, 1, count // side], [], [0], [*raw.shape[:-1], 0], [*raw.shape, 0], [-1], [2**40], [2**31, 2**31], [True, count],
+        [side, 1, count // side], [], [0], [*raw.shape[:-1], 0], [*raw.shape, 0], [-1], [2**40], [2**31, 2**31],
+        [True, count],
         [float(count)], ["1"], None, [1] * 60 + [count], [1] * 70,
     ))
 
@@ -195,7 +202,8 @@ def another_tensor(chance: random.Random, forged: Forged) -> None:
     dtype = chance.choice([forged.tensors[name].dtype, *SIZES])
     if dtype not in SIZES:
         return
-    shape = [chance.choice((0, 1, 2, 3, 4, 5, 8, 16, 32, 63, 64, 77, 100)) for _ in range(chance.choice((0, 1, 2, 2, 2, 3, 4)))]
+    sides = chance.choice((0, 1, 2, 2, 2, 3, 4))
+    shape = [chance.choice((0, 1, 2, 3, 4, 5, 8, 16, 32, 63, 64, 77, 100)) for _ in range(sides)]
     count = SIZES[dtype] * math.prod(shape)
     if count < 10**6:
         forged.tensors[name] = Raw(dtype, shape, chance.randbytes(count) if chance.random() < 0.5 else bytes(count))
@@ -224,7 +232,8 @@ def all_narrower(chance: random.Random, forged: Forged) -> None:
     """Every feature of a site, of whatever call, with channels too few: nothing in the file tells."""
     keep = chance.choice((1, 2, 7, 8, 15, 16, 31, 63))
     for name, raw in forged.tensors.items():
-        if name.count("/") == 4 and len(raw.shape) == 2 and raw.dtype in SIZES and raw.fits and not name.endswith(".scale"):
+        is_feature = name.count("/") == 4 and not name.endswith(".scale")
+        if is_feature and len(raw.shape) == 2 and raw.dtype in SIZES and raw.fits:
             size, last = SIZES[raw.dtype], raw.shape[-1]
             rows = [raw.data[at:at + size * last] for at in range(0, len(raw.data), max(1, size * last))]
             raw.shape = [raw.shape[0], min(keep, last)]
@@ -242,10 +251,13 @@ def flip_bits(chance: random.Random, forged: Forged) -> None:
 def extreme_numbers(chance: random.Random, forged: Forged) -> None:
     """Some or all of a tensor's numbers are the largest, infinite, not a number, or tiny."""
     raw = forged.tensors[_one(chance, forged)]
-    patterns = {"F16": ["ff7b", "007c", "007e", "0100", "ffff", "00fc"], "BF16": ["7f7f", "807f", "c07f", "0100", "807f", "fe4a"],
+    patterns = {"F16": ["ff7b", "007c", "007e", "0100", "ffff", "00fc"],
+                "BF16": ["7f7f", "807f", "c07f", "0100", "807f", "fe4a"],
                 "F32": ["ffff7f7f", "0000807f", "0000c07f", "01000000", "00247449", "0000c8ff", "ffff7fff"],
-                "F64": [struct.pack("<d", number).hex() for number in (1e300, -1e6, float("inf"), float("nan"), 1e-300)],
-                "F8_E4M3": ["7e", "7f", "ff"]}.get(raw.dtype, ["ff" * SIZES.get(raw.dtype, 1), "80" * SIZES.get(raw.dtype, 1)])
+                "F64": [struct.pack("<d", number).hex() for number in (1e300, -1e6, float("inf"), float("nan"),
+                1e-300)],
+                "F8_E4M3": ["7e", "7f", "ff"]}.get(raw.dtype, ["ff" * SIZES.get(raw.dtype, 1),
+                "80" * SIZES.get(raw.dtype, 1)])
     number = bytes.fromhex(chance.choice(patterns))
     count = len(raw.data) // len(number)
     if not count:
@@ -259,4 +271,5 @@ def extreme_numbers(chance: random.Random, forged: Forged) -> None:
 
 CHANGES = [set_a_key, change_anywhere, change_anywhere, another_manifest, change_calls, change_calls, rename_a_pass,
            spell_otherwise, spell_otherwise, drop_one, drop_many, swap_two, another_type, another_shape, another_shape,
-           another_tensor, another_tensor, fewer_rows, all_narrower, flip_bits, flip_bits, extreme_numbers, extreme_numbers]
+           another_tensor, another_tensor, fewer_rows, all_narrower, flip_bits, flip_bits, extreme_numbers,
+           extreme_numbers]

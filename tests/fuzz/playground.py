@@ -32,7 +32,8 @@ SMALL = {"prompt": "a pirate arms up on grass", "seed": 7, "steps": 2, "width": 
 
 
 def run_files(count: int, seed: int, playground: Playground | None = None) -> Findings:
-    """``count`` spoilt files of the bundled model, used as the API does: for the picture, and to be saved and told of."""
+    """``count`` spoilt files of the bundled model, used as the API does: for the picture,
+    and to be saved and told of."""
     findings = Findings()
     with tempfile.TemporaryDirectory() as folder:
         playground = playground or Playground(DEFAULT_MODEL)
@@ -91,7 +92,8 @@ class Served:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        self._server = uvicorn.Server(uvicorn.Config(new_app(playground), "127.0.0.1", self._port, log_level="critical"))
+        config = uvicorn.Config(new_app(playground), "127.0.0.1", self._port, log_level="critical")
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     def __enter__(self) -> Served:
@@ -109,10 +111,11 @@ class Served:
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/sdapi/v1/{path}", body, {"Content-Type": kind},
                                          method=method)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+            body = error.read()
+            return error.code, json.loads(body) if body or error.code >= 400 else {"detail": "See there."}
 
 
 def run_requests(count: int, seed: int, playground: Playground | None = None) -> Findings:
@@ -130,8 +133,12 @@ def run_requests(count: int, seed: int, playground: Playground | None = None) ->
             for number in range(count):
                 chance = random.Random(f"{seed}/{number}")
                 method, path, body, kind, about = request(chance, base64.b64encode(picture.getvalue()).decode())
+                started = time.process_time()
                 outcome, is_bad = answer_to(served, method, path, body, kind)
-                findings.add(outcome, f"request {number} of seed {seed}: {about}", 0, is_bad)
+                seconds = time.process_time() - started
+                findings.add(outcome, f"request {number} of seed {seed}: {about}, {seconds:.1f} s", seconds, is_bad)
+                if outcome.startswith("no answer"):
+                    break  # the one after it would wait for it
             served.ask("POST", "options", before, "application/json")
         if not np.array_equal(_draw(playground)[0], plain):
             findings.add("plain picture changed", "after all requests", 0, True)
@@ -141,8 +148,8 @@ def run_requests(count: int, seed: int, playground: Playground | None = None) ->
 def request(chance: random.Random, picture: str) -> tuple[str, str, bytes | None, str, str]:
     """Method, path, body, content type, and what was made of it in words."""
     tab = chance.choice(("txt2img", "txt2img", "img2img"))
-    settings = {"enabled": True, "mode": chance.choice(("Use", "Save")), "reference": "hero", "rfg": 0.3, "replace": True,
-                "on_problem": chance.choice(("Stop", "Continue"))}
+    settings = {"enabled": True, "mode": chance.choice(("Use", "Save")), "reference": "hero", "rfg": 0.3,
+                "replace": True, "on_problem": chance.choice(("Stop", "Continue"))}
     payload: dict[str, Any] = {**SMALL, "steps": 1, "alwayson_scripts": {"RefDrop": {"args": [settings]}}}
     if tab == "img2img":
         payload |= {"init_images": [picture], "denoising_strength": 0.5}
@@ -169,18 +176,22 @@ def request(chance: random.Random, picture: str) -> tuple[str, str, bytes | None
             {"RefDrop": {"args": [{**settings, "\ud800": 1}]}}, {"RefDrop": {"args": [[[]] * 99]}}))
         about = f"scripts are {_short(payload['alwayson_scripts'])}"
     elif way < 0.94:
-        name = chance.choice(("sd_model_checkpoint", "refdrop_inner_passes", "refdrop_remember", "refdrop_remember_count",
-                              "CLIP_stop_at_last_layers", "no_such_option", "\ud800"))
+        name = chance.choice(("sd_model_checkpoint", "refdrop_inner_passes", "refdrop_remember",
+                              "refdrop_remember_count", "CLIP_stop_at_last_layers", "no_such_option", "\ud800"))
         body = json.dumps({name: _odd(chance)}).encode()
         return "POST", "options", body, "application/json", f"option {body[:120]!r}"
     else:
         whole = json.dumps(payload).encode()
-        body = chance.choice((b"", b"{", b"null", b"[]", b"1", b'"x"', whole[:len(whole) // 2], whole + b"}", b"\xff\xfe", b"NaN",
-                              b"[" * 100_000, b'{"a":' * 20_000, b"0" * 5000, chance.randbytes(200), b'{"steps": 1e999}',
+        body = chance.choice((b"", b"{", b"null", b"[]", b"1", b'"x"', whole[:len(whole) // 2], whole + b"}",
+        b"\xff\xfe", b"NaN",
+                              b"[" * 100_000, b'{"a":' * 20_000, b"0" * 5000, chance.randbytes(200),
+                              b'{"steps": 1e999}',
                               b'{"steps": 1' + b"0" * 5000 + b"}", b"a=1&b=2"))
-        path = chance.choice((tab, tab, "options", "interrupt", "skip", "progress", "scripts", "nowhere", "../txt2img", "txt2img/"))
+        path = chance.choice((tab, tab, "options", "interrupt", "skip", "progress", "scripts", "nowhere", "../txt2img",
+                              "txt2img/"))
         method = chance.choice(("POST", "POST", "GET", "PUT", "DELETE"))
-        kind = chance.choice(("application/json", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"))
+        kind = chance.choice(("application/json", "text/plain", "multipart/form-data",
+                              "application/x-www-form-urlencoded"))
         return method, path, None if method == "GET" else body, kind, f"{method} {path} {kind} {body[:60]!r}"
     return "POST", tab, json.dumps(payload).encode(), "application/json", about
 
@@ -195,9 +206,10 @@ def answer_to(served: Served, method: str, path: str, body: bytes | None, kind: 
         return f"no answer: {type(error).__name__}", True
     if status >= 300:
         detail = answer.get("detail") if isinstance(answer, dict) else None
-        fits = isinstance(detail, str) and detail.isprintable() and len(detail) <= LONGEST_SENTENCE and "RefDrop failed" not in detail
+        fits = (isinstance(detail, str) and detail.isprintable() and len(detail) <= LONGEST_SENTENCE
+                and "RefDrop failed" not in detail)
         return f"{status}" if fits else f"{status}, no sentence: {str(detail)[:200]!r}", status == 500 or not fits
-    if method == "POST" and path in ("txt2img", "img2img") and body and json.loads(answer["info"]).get("comments") == []:
+    if path in ("txt2img", "img2img") and body and not json.loads(answer["info"]).get("comments"):
         asked = json.loads(body)
         scripts = asked.get("alwayson_scripts") if isinstance(asked, dict) else None
         args = scripts.get("RefDrop", {}).get("args") if isinstance(scripts, dict) and scripts.get("RefDrop") else None
@@ -207,15 +219,21 @@ def answer_to(served: Served, method: str, path: str, body: bytes | None, kind: 
     return "200", False
 
 
-SETTINGS = ("store", "save_percent", "layer_input", "layer_middle", "layer_output", "enabled_hr", "keep", "budget", "foo", "\ud800")
+SETTINGS = ("store", "save_percent", "layer_input", "layer_middle", "layer_output", "enabled_hr", "keep", "budget",
+            "foo",
+            "\ud800")
 FIELDS = ("negative_prompt", "cfg_scale", "sampler_name", "scheduler", "batch_size", "n_iter", "send_images", "subseed",
-          "subseed_strength", "enable_hr", "hr_scale", "hr_upscaler", "denoising_strength", "infotext", "override_settings",
-          "styles", "refiner_checkpoint", "init_images", "mask", "script_name", "sampler_index", "foo", "\ud800", "x" * 10_000)
+          "subseed_strength", "enable_hr", "hr_scale", "hr_upscaler", "denoising_strength", "infotext",
+          "override_settings",
+          "styles", "refiner_checkpoint", "init_images", "mask", "script_name", "sampler_index", "foo", "\ud800",
+          "x" * 10_000)
 
 
 def _odd(chance: random.Random) -> Any:
-    more = ["hero", "no such reference", "a/b", "con", "\u00a0hero", "a\u200bb", "1" * 5000, "x" * 10**6, [[]] * 50, {"\ud800": 1},
-            {"a": {"b": {"c": [1]}}}, ["\ud800"], -0.0, "−0.3", "0.3 ", "true", [True], "𝟙", "ﬁ", b"\x00".decode(), "{}"]
+    more = ["hero", "no such reference", "a/b", "con", "\u00a0hero", "a\u200bb", "1" * 5000, "x" * 10**6, [[]] * 50,
+    {"\ud800": 1},
+            {"a": {"b": {"c": [1]}}}, ["\ud800"], -0.0, "−0.3", "0.3 ", "true", [True], "𝟙", "ﬁ",
+            "\x00", "{}"]
     return copy.deepcopy(chance.choice(ODD + more))
 
 
