@@ -2,9 +2,9 @@
 
     python tests/run.py [arguments of pytest]
 
-Without ``-m`` it runs everything but the tests marked ``host`` (they need a real web UI) and ``gpu``. A run of
-everything first looks through the code (ruff, and mypy over ``lib_refdrop``), and shares the tests out over two
-processes; a run that names tests, by a place or by ``-m`` or ``-k``, does neither.
+Without ``-m`` it runs everything but the tests marked ``host`` (they need a real web UI) and ``gpu``. A run of everything
+first looks through the code (ruff, and mypy over ``lib_refdrop``), and shares the tests out over two processes; a run
+that names tests, by a place or by ``-m`` or ``-k``, does neither.
 """
 
 from __future__ import annotations
@@ -68,10 +68,7 @@ def look_through(name: str, root: Path = ROOT) -> bool:
 def main(given: list[str]) -> int:
     environment.enter("requirements-tests.txt")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
-    clean = []
-    if runs_everything(given):
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes share the cores already
-        clean = [look_through(name) for name in CHECKS]
+    clean = [look_through(name) for name in CHECKS] if runs_everything(given) else []
     status = subprocess.call([sys.executable, "-m", "pytest", *arguments(given)], cwd=ROOT)
     return status or (BINDING and not all(clean))
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_refdrop.model.sites import COND, SECTIONS, Lineage
 from lib_refdrop.references.plan import RECIPES, STRIDES, Picture, Recipe, estimate
 from lib_refdrop.references.recode import recode
-from lib_refdrop.references.reference import Key, Reference, is_trajectory, passes_from
 from lib_refdrop.techniques.reference.recording import threshold
+from lib_refdrop.references.reference import Key, Reference, is_trajectory, passes_from
+from lib_refdrop.model.sites import COND, SECTIONS, Lineage
 
 from .client import LocalClient, RequestRefused
 from .client import Recipe as Sampling
@@ -176,8 +176,7 @@ def _likeness(pictures: Sequence[Image.Image], made: Pictures) -> float:
 
 
 def contributions(report: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The content of ``lib_refdrop/references/contributions.json``: single changes with the likeness they leave, where
-    it is known."""
+    """The content of ``lib_refdrop/references/contributions.json``: single changes with the likeness they leave, where it is known."""
     single = {name_of(recipe) for recipe in CHANGES}
     kept = {name: round(row["likeness"], 3) for name, row in report["variants"].items()
             if name in single and row["likeness"] == row["likeness"]}

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..words import RefDropError
+from ..model.rows import COND, UNCOND, Row
+from ..model.schedule import SigmaClock
+from ..model.sites import Lineage, Site
 from ..techniques.reference.rfg import attention
 from ..techniques.sampling_pass import SamplingPass
-from ..model.rows import COND, UNCOND, Row
-from ..model.sites import Lineage, Site
-from ..model.schedule import SigmaClock
+from ..words import RefDropError
 from .hooked_layer import HookedLayer
-from .ldm_names import lineage_of, self_attentions
-from .notes import BATCH_CHANGED, SWAPPED
-from .unet_call import UNetCall
+from .hooks import BATCH_CHANGED, SWAPPED, TILED, guarded, on_loaded, remove_all
+from .original_layout import UNetCall, lineage_of, self_attentions
+from .schedules import noise_levels
 
 
 class A1111Adapter:
-    """Reaches ``p.sd_model.model.diffusion_model``; the branches are read from the denoiser of ``p.sampler``."""
+    """Reaches ``p.sd_model.model.diffusion_model``; the rows are read from the denoiser of ``p.sampler``."""
 
     @staticmethod
     def fits(p: Any) -> bool:
@@ -42,6 +41,9 @@ class A1111Adapter:
         computes_in = getattr(sys.modules.get("modules.devices"), "dtype", None) or next(_unet(p).parameters()).dtype
         return torch.empty(0, dtype=computes_in).element_size()
 
+    def sigmas(self, p: Any) -> list[float] | None:
+        return noise_levels(p, p.sd_model.alphas_cumprod)
+
     def attach(self, p: Any, sampling_pass: SamplingPass) -> A1111Attachment:
         """Raises :class:`RefDropError` where the model's own layers will not run, or there is no denoiser to read."""
         replaced = _replacement_unet()
@@ -49,107 +51,143 @@ class A1111Adapter:
             raise RefDropError(f"RefDrop cannot guide while the UNet is replaced by {replaced}; choose SD UNet None in "
                                "the settings.")
         denoiser = getattr(p.sampler, "model_wrap_cfg", None)
-        if not isinstance(denoiser, nn.Module):
+        if not isinstance(denoiser, nn.Module) or not isinstance(getattr(denoiser, "inner_model", None), nn.Module):
             raise RefDropError(f"RefDrop cannot follow the sampler {p.sampler_name}; choose another.")
         return A1111Attachment(p.sd_model, denoiser, sampling_pass)
 
 
+class _Batch(NamedTuple):
+    """One of the batches that the denoiser sends to the model: its rows, its size, and whether the UNet has had it."""
+
+    rows: list[Row]
+    size: tuple[int, int]
+    called: bool = False
+
+
 class A1111Attachment:
-    """Hooks for one sampling pass.
+    """Hooks for one sampling pass, on what calls what: the denoiser (a step), its inner model (a batch), the UNet
+    (that batch, or a tile of it), the UNet's first block, and each self-attention layer.
 
     They do something only inside a call of this pass's own denoiser. Should a host forget to close a generation that
     failed, what is left behind is inert, and goes when this object does.
     """
 
     def __init__(self, model: Any, denoiser: nn.Module, sampling_pass: SamplingPass) -> None:
-        self._model, self._pass = model, sampling_pass
+        self._model, self.sampling_pass = model, sampling_pass
         self._checkpoint = getattr(model, "sd_checkpoint_info", None)
         self._clock = SigmaClock(model.alphas_cumprod)
+        self._gives_sigmas = hasattr(denoiser.inner_model, "sigmas")  # other denoisers (DDIM's) are given timesteps
         self._inside = self._called = False  # in a call of the denoiser; did that call reach the UNet
         self._expected: list[Row] = []  # the rows it has yet to send there
-        self._rows = 0  # of the UNet call that is running, 0 where it is not ours to touch
+        self._sigma = 0.0
+        self._batch: _Batch | None = None
+        self._rows, self._x = 0, torch.empty(0)  # of the UNet call that is running, 0 where it is not ours to touch
+        self._own = False  # whether the layers run on what the UNet was called on
         unet, mine = model.model.diffusion_model, weakref.ref(self)
-        handles = [denoiser.register_forward_pre_hook(_before_denoiser(mine), with_kwargs=True),
-                   denoiser.register_forward_hook(_after_denoiser(mine)),
-                   unet.register_forward_pre_hook(_before_unet(mine), with_kwargs=True)]
-        self._remove = weakref.finalize(self, _remove_all, handles)
+        handles = [denoiser.register_forward_pre_hook(guarded(mine, "denoise"), with_kwargs=True),
+                   denoiser.register_forward_hook(guarded(mine, "denoised")),
+                   denoiser.inner_model.register_forward_pre_hook(guarded(mine, "batch")),
+                   unet.register_forward_pre_hook(guarded(mine, "call"), with_kwargs=True),
+                   unet.register_forward_hook(guarded(mine, "returned")),
+                   unet.input_blocks[0].register_forward_pre_hook(guarded(mine, "first_block")),
+                   on_loaded(unet, guarded(mine, "swapped"))]
+        self._remove = weakref.finalize(self, remove_all, handles)
         for site, layer in self_attentions(unet).items():
-            handles += HookedLayer(layer, _at(mine, site), "x", "context", _attend).handles
+            at = guarded(mine, "at", lambda site, own, layer: own)
+            handles += HookedLayer(layer, _with(at, site), "x", "context", _attend).handles
 
     def detach(self) -> None:
         self._remove()
         self._inside, self._rows = False, 0
 
-    def denoise(self, x: Tensor, cond: Any) -> None:
-        """The denoiser starts: it sends every part of every prompt, then the negative ones, in one call or several."""
-        halves = 2 if getattr(self._model, "cond_stage_key", None) == "edit" else 1  # InstructPix2Pix has a third part
-        self._expected = [Row(COND, image, part) for image, parts in enumerate(cond.batch) for part in range(len(parts))]
-        self._expected += [Row(UNCOND, image, half) for half in range(halves) for image in range(len(x))]
-        self._inside, self._called, self._rows = True, False, 0
+    def denoise(self, denoiser: Any, args: tuple, kwargs: dict) -> None:
+        """A step: it sends every part of every prompt, then the negative ones, in one call of the model or several."""
+        given = dict(zip(("x", "sigma", "uncond", "cond"), args)) | kwargs
+        images = range(len(given["x"]))
+        # InstructPix2Pix has a third part, unless its strength is 1.
+        edits = getattr(self._model, "cond_stage_key", None) == "edit" and \
+            getattr(denoiser, "image_cfg_scale", None) not in (None, 1.0)
+        self._expected = [Row(COND, image, part) for image, parts in enumerate(given["cond"].batch)
+                          for part in range(len(parts))]
+        self._expected += [Row(UNCOND, image, part) for part in range(2 if edits else 1) for image in images]
+        level = float(given["sigma"].flatten()[0])
+        # The UNet's own timestep may be rounded to half precision: this is the number that the schedule has.
+        self._sigma = level if self._gives_sigmas else self._clock(level)
+        self._inside, self._called, self._rows, self._batch = True, False, 0, None
 
-    def denoised(self) -> None:
-        if self._inside and not self._called and self._pass.calls:  # a refiner of another architecture is another object
-            self._pass.note(SWAPPED)
+    def denoised(self, denoiser: nn.Module, args: tuple, output: Any) -> None:
+        if self._inside and not self._called and self.sampling_pass.calls:  # a refiner of another architecture
+            self.swapped()
         self._inside, self._rows = False, 0
 
-    def call(self, call: UNetCall) -> None:
+    def batch(self, inner: nn.Module, args: tuple) -> None:
+        """The denoiser sends the next rows; when none are left, it is another extension that calls the model (SAG)."""
+        if self._inside and args:
+            rows = len(args[0])
+            taken = self._expected[:rows] if rows <= len(self._expected) else []
+            self._expected = self._expected[len(taken):]
+            self._batch = _Batch(taken, tuple(args[0].shape[-2:])) if taken else None
+
+    def call(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
         """The UNet starts."""
-        rows, self._rows = len(call.x), 0
+        self._rows, self._own = 0, False
         if not self._inside:
             return
-        if self._pass.replaying:
-            self._rows = rows
+        call = UNetCall(unet, args, kwargs)
+        self._x = call.x
+        if self.sampling_pass.replaying:
+            self._rows = len(call.x)
             return
         self._called = True
         if getattr(self._model, "sd_checkpoint_info", None) is not self._checkpoint:
-            self._pass.note(SWAPPED)  # a refiner of the same architecture comes into the same modules, hooks and all
-        elif rows > len(self._expected):
-            self._pass.note(BATCH_CHANGED)
-        else:
-            rows_now, self._expected = self._expected[:rows], self._expected[rows:]
-            self._pass.call(self._clock(call.timestep), rows_now, call)
-            self._rows = rows
+            self.swapped()  # a refiner of the same architecture comes into the same modules, hooks and all
+            return
+        if self._batch is None:
+            return
+        rows, size, called = self._batch
+        whole = call.size == size and len(call.x) == len(rows)
+        if whole and called:
+            return
+        if len(call.x) % len(rows):
+            self.sampling_pass.note(BATCH_CHANGED)
+            return
+        if not whole:
+            self.sampling_pass.note(TILED)
+        self._batch = _Batch(rows, size, True)  # tiles come one after another, each with all rows
+        self.sampling_pass.call(self._sigma, rows * (len(call.x) // len(rows)), call, tiled=not whole)
+        self._rows, self._x, self._own = len(call.x), call.x, False  # a replay was inside
+
+    def first_block(self, block: nn.Module, args: tuple) -> None:
+        """The layers run. ControlNet's reference-only runs them on another picture first, in the same UNet
+        call."""
+        if self._rows and args:
+            self._own = _same(args[0], self._x)
+
+    def returned(self, unet: nn.Module, args: tuple, output: Any) -> None:
+        if self._rows and not self._own and not self.sampling_pass.replaying:
+            self.sampling_pass.note(BATCH_CHANGED)
+        self._rows = 0
 
     def at(self, site: Site, own: Tensor, layer: HookedLayer) -> Tensor:
-        if not self._rows:
+        if not self._rows or not self._own:
             return own
         if own.shape[0] != self._rows:
-            self._pass.note(BATCH_CHANGED)
+            self.sampling_pass.note(BATCH_CHANGED)
             return own
-        return self._pass.attention(site, own, layer)
+        return self.sampling_pass.attention(site, own, layer)
+
+    def swapped(self) -> None:
+        """Other weights are in the model's place."""
+        self.sampling_pass.note(SWAPPED)
+        self._checkpoint = self  # which no checkpoint is
 
 
-def _before_denoiser(mine):
-    def hook(module, args, kwargs):
-        if attachment := mine():
-            cond = kwargs["cond"] if "cond" in kwargs else args[3]
-            attachment.denoise(args[0] if args else kwargs["x"], cond)
-
-    return hook
+def _with(at, site: Site):
+    return lambda own, layer: at(site, own, layer)
 
 
-def _after_denoiser(mine):
-    def hook(module, args, output):
-        if attachment := mine():
-            attachment.denoised()
-
-    return hook
-
-
-def _before_unet(mine):
-    def hook(module, args, kwargs):
-        if attachment := mine():
-            attachment.call(UNetCall(module, args, kwargs))
-
-    return hook
-
-
-def _at(mine, site: Site):
-    def at(own: Tensor, layer: HookedLayer) -> Tensor:
-        attachment = mine()
-        return own if attachment is None else attachment.at(site, own, layer)
-
-    return at
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and torch.equal(one, other.to(one)))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
@@ -160,12 +198,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) ->
         return attention(q.float(), k.float(), v.float(), heads, bias).to(q.dtype)
 
 
-def _remove_all(handles: Sequence[Any]) -> None:
-    for handle in handles:
-        handle.remove()
-
-
-def _unet(p: Any) -> nn.Module | None:
+def _unet(p: Any) -> Any:
     unet = getattr(getattr(getattr(p, "sd_model", None), "model", None), "diffusion_model", None)
     return unet if isinstance(unet, nn.Module) else None
 

@@ -6,22 +6,28 @@ plain half. Nothing is replaced, so there is nothing to put back but the hooks t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..techniques.sampling_pass import SamplingPass
 from ..model.rows import Row
+from ..model.schedule import FlowClock, SigmaClock
 from ..model.sites import Lineage, Site, SiteShape
-from ..model.schedule import SigmaClock
+from ..techniques.sampling_pass import SamplingPass
 from .hooked_layer import HookedLayer
 
 _NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
+
+Clock = Callable[[float], float]  # from a timestep to its noise level
+
+# Of which pass a replay runs: to the others on the same model its call is none of theirs.
+_replaying: ContextVar[bool] = ContextVar("replaying", default=False)
 
 
 def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
@@ -29,86 +35,109 @@ def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
     return {site: layer for site, (layer, _) in _placed(unet).items()}
 
 
-def lineage_of(unet: nn.Module) -> Lineage:
+def lineage_of(unet: nn.Module, flow: bool = False) -> Lineage:
     """The lineage of a UNet; without sites for a model that is no such UNet."""
     return Lineage({site: SiteShape(layer.heads, layer.to_k.out_features, level)
-                    for site, (layer, level) in _placed(unet).items()})
+                    for site, (layer, level) in _placed(unet).items()}, flow)
 
 
-def _placed(unet: nn.Module) -> dict[Site, tuple[nn.Module, int]]:
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is one of rectified flow, whose sigma goes from 0 to 1."""
+    config = scheduler.config
+    return bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction" \
+        or "FlowMatch" in type(scheduler).__name__
+
+
+def clock_of(scheduler: Any) -> Clock:
+    """How a scheduler's timesteps stand for noise levels."""
+    if is_flow(scheduler):
+        return FlowClock(float(scheduler.config.get("num_train_timesteps", 1000)))
+    if hasattr(scheduler, "precondition_noise"):  # EDM (Karras et al. 2022): a quarter of log sigma
+        return lambda timestep: math.exp(4 * timestep)
+    return SigmaClock(scheduler.alphas_cumprod)
+
+
+def _placed(unet: Any) -> dict[Site, tuple[Any, int]]:
     """Self-attention layers by site, each with how often the picture is halved there.
 
     diffusers counts blocks by level; the original layout counts resnets, with a convolution as input block 0 and one
     after each level of the way down.
     """
     found = {}
-    for name, module in unet.named_modules():
-        if match := _NAME.fullmatch(name):
+    for name, block in unet.named_modules():
+        match = _NAME.fullmatch(name + ".attn1")
+        if match and hasattr(block, "attn1") and not getattr(block, "only_cross_attention", False):
             way, level, within, index = match.group(1), *(int(part or 0) for part in match.groups()[1:])
             before, deepest = sum(_resnets(unet, way, earlier) for earlier in range(level)), len(unet.down_blocks) - 1
             if way == "down":
-                found[Site("input", 1 + before + level + within, index)] = module, level
+                found[Site("input", 1 + before + level + within, index)] = block.attn1, level
             elif way == "up":
-                found[Site("output", before + within, index)] = module, deepest - level
+                found[Site("output", before + within, index)] = block.attn1, deepest - level
             else:
-                found[Site("middle", 0, index)] = module, deepest
+                found[Site("middle", 0, index)] = block.attn1, deepest
     return found
 
 
 @contextmanager
 def attached(unet: nn.Module, sampling_pass: SamplingPass, rows: Callable[[int], Sequence[Row]],
-          alphas_cumprod: Tensor) -> Iterator[None]:
+             clock: Clock | Tensor) -> Iterator[None]:
     """Publishes to ``sampling_pass`` while the block runs; afterwards, or after an exception, the UNet is as it was.
 
-    ``rows(batch)`` names each row of a UNet batch; ``alphas_cumprod`` is the scheduler's.
+    ``rows(batch)`` names each row of a UNet batch; ``clock`` gives the noise level of a timestep (:func:`clock_of`),
+    or is the ``alphas_cumprod`` of a scheduler.
     """
-    clock = SigmaClock(alphas_cumprod)
+    level = SigmaClock(clock) if isinstance(clock, Tensor) else clock
 
-    def before_call(module, args, kwargs):
-        if not sampling_pass.replaying:
-            call = _Call(unet, args, kwargs)
-            sampling_pass.call(clock(call.timestep), rows(call.sample.shape[0]), call)
+    def before_call(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if not _replaying.get():
+            try:
+                call = _Call(unet, args, kwargs)
+                sampling_pass.call(level(call.timestep), rows(call.sample.shape[0]), call)
+            except Exception as error:  # not to end the pipeline's model call
+                sampling_pass.failed(error)
 
     handles = [unet.register_forward_pre_hook(before_call, with_kwargs=True)]
     try:
         for site, layer in self_attentions(unet).items():
-            handles += HookedLayer(layer, partial(sampling_pass.attention, site), "hidden_states", "encoder_hidden_states").handles
+            handles += HookedLayer(layer, _at(sampling_pass, site), "hidden_states", "encoder_hidden_states").handles
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
+def _at(sampling_pass: SamplingPass, site: Site) -> Callable[[Tensor, HookedLayer], Tensor]:
+    def at(own: Tensor, layer: HookedLayer) -> Tensor:
+        if _replaying.get() and not sampling_pass.replaying:
+            return own
+        return sampling_pass.attention(site, own, layer)
+
+    return at
+
+
 class DiffusersAdapter:
-    """Reaches the pipeline of a processing object: ``p.sd_model.unet``, with the branches named by ``p.branch_rows``."""
+    """Reaches the pipeline of a processing object: ``p.sd_model.unet``, with ``p.rows(batch)`` naming each row, and
+    ``p.sigmas`` the noise levels of the pass where it has them."""
 
     @staticmethod
     def fits(p: Any) -> bool:
         unet = getattr(getattr(p, "sd_model", None), "unet", None)
-        return callable(getattr(p, "branch_rows", None)) and isinstance(unet, nn.Module) and bool(self_attentions(unet))
+        return callable(getattr(p, "rows", None)) and isinstance(unet, nn.Module) and bool(self_attentions(unet))
 
     def lineage(self, p: Any) -> Lineage:
-        return lineage_of(p.sd_model.unet)
+        return lineage_of(p.sd_model.unet, is_flow(p.sd_model.scheduler))
 
     def element_size(self, p: Any) -> int:
         return torch.empty(0, dtype=p.sd_model.unet.dtype).element_size()
 
+    def sigmas(self, p: Any) -> list[float] | None:
+        levels = getattr(p, "sigmas", None)
+        return None if levels is None else [float(level) for level in levels if level > 0]
+
     def attach(self, p: Any, sampling_pass: SamplingPass) -> DiffusersAttachment:
         stack = ExitStack()
-        stack.enter_context(attached(p.sd_model.unet, sampling_pass, partial(_rows, p), p.sd_model.scheduler.alphas_cumprod))
+        stack.enter_context(attached(p.sd_model.unet, sampling_pass, p.rows, clock_of(p.sd_model.scheduler)))
         return DiffusersAttachment(stack)
-
-
-def _rows(p: Any, batch: int) -> list[Row]:
-    """The rows of a UNet batch: as ``p.rows`` tells, or from the branches alone."""
-    if hasattr(p, "rows"):
-        return p.rows(batch)
-    branches, seen = p.branch_rows(batch), dict[str, int]()
-    rows = []
-    for branch in branches:
-        rows.append(Row(branch, seen.get(branch, 0)))
-        seen[branch] = seen.get(branch, 0) + 1
-    return rows
 
 
 class DiffusersAttachment:
@@ -128,7 +157,7 @@ class _Call:
         self._added = given.get("added_cond_kwargs") or {}
         step = given["timestep"]
         self.timestep = float(step.flatten()[0]) if isinstance(step, Tensor) else float(step)
-        self.size = tuple(self.sample.shape[-2:])
+        self.size = (self.sample.shape[-2], self.sample.shape[-1])
 
     def inputs(self, row: int) -> dict[str, Tensor]:
         conditioning = {"context": self._context, **self._added}
@@ -139,9 +168,13 @@ class _Call:
         batch = {name: torch.stack([row[name] for row in rows]).to(self.sample.device) for name in rows[0]}
         like = self.sample.dtype
         added = {name: batch[name].to(value.dtype) for name, value in self._added.items()}
-        with torch.no_grad():
-            self._unet(batch["x"].to(like), batch["t"].flatten(), encoder_hidden_states=batch["context"].to(like),
-                       added_cond_kwargs=added or None, return_dict=False)
+        replaying = _replaying.set(True)
+        try:
+            with torch.no_grad():
+                self._unet(batch["x"].to(like), batch["t"].flatten(), encoder_hidden_states=batch["context"].to(like),
+                           added_cond_kwargs=added or None, return_dict=False)
+        finally:
+            _replaying.reset(replaying)
 
 
 def _resnets(unet: nn.Module, way: str, level: int) -> int:

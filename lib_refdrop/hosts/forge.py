@@ -1,4 +1,4 @@
-"""The adapter for Forge and its kin (reForge, Forge Classic): a patched clone of the UNet patcher for each pass.
+"""The adapter for Forge and its kin (reForge, Classic, Neo): a patched clone of the UNet patcher for each pass.
 
 These hosts put their own objects back before every pass, so a clone with patches lives exactly as long as it should.
 """
@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..words import RefDropError
+from ..model.rows import COND, UNCOND, Kind, chunks
+from ..model.sites import Lineage, Site
 from ..techniques.reference.rfg import attention
 from ..techniques.sampling_pass import SamplingPass
-from ..model.rows import COND, UNCOND, chunks, number_parts
-from ..model.sites import Lineage, Site
-from .ldm_names import lineage_of, self_attentions
-from .notes import BATCH_CHANGED, SWAPPED
-from .unet_call import UNetCall
+from ..words import RefDropError
+from .forge_step import Step
+from .hooks import BATCH_CHANGED, SWAPPED, TILED, guarded, on_loaded, remove_all
+from .original_layout import UNetCall, lineage_of, self_attentions
+from .schedules import noise_levels
 
 # What a host's layers call their attention, in the order of preference; looked up in the module that defines the layer.
 _ATTENTION_NAMES = ("attention_function", "optimized_attention")
@@ -29,7 +30,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, dict], Tensor]  # q, k, v, the host's
 
 
 class ForgeAdapter:
-    """Reaches ``p.sd_model.forge_objects.unet``; sigma and branches come with every call of the patch."""
+    """Reaches ``p.sd_model.forge_objects.unet``; sigma and branches come with every model call."""
 
     @staticmethod
     def fits(p: Any) -> bool:
@@ -37,13 +38,17 @@ class ForgeAdapter:
         return patcher is not None and bool(self_attentions(patcher.model.diffusion_model))
 
     def lineage(self, p: Any) -> Lineage:
-        return lineage_of(_patcher(p).model.diffusion_model)
+        model = _patcher(p).model
+        return lineage_of(model.diffusion_model, _is_flow(model))
 
     def element_size(self, p: Any) -> int:
         model = _patcher(p).model
         computes_in = (getattr(model, "computation_dtype", None) or getattr(model, "manual_cast_dtype", None)
                        or next(model.diffusion_model.parameters()).dtype)
         return torch.empty(0, dtype=computes_in).element_size()
+
+    def sigmas(self, p: Any) -> list[float] | None:
+        return noise_levels(p, getattr(p.sd_model, "alphas_cumprod", None))
 
     def attach(self, p: Any, sampling_pass: SamplingPass) -> ForgeAttachment:
         """Raises :class:`RefDropError` where the host's attention cannot be found."""
@@ -60,8 +65,8 @@ class ForgeAttachment:
         self._p, self._model = p, p.sd_model
         self._objects = objects = p.sd_model.forge_objects
         self._found = objects.unet
-        layers = self_attentions(objects.unet.model.diffusion_model)
-        calls = _Calls(sampling_pass)
+        unet = objects.unet.model.diffusion_model
+        layers, calls = self_attentions(unet), _Calls(sampling_pass)
         plain = _host_attention(next(iter(layers.values())))
         clone = objects.unet.clone()
         replacements = clone.model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn1", {})
@@ -74,17 +79,20 @@ class ForgeAttachment:
             if previous := replacements.get((*block, site.index)):
                 clone.set_model_attn1_replace(_patch(calls, layers, block, plain, previous), *block, site.index)
         clone.set_model_attn1_patch(_sees_hidden(calls))
-        hook = objects.unet.model.diffusion_model.register_forward_pre_hook(_before_unet(calls), with_kwargs=True)
-        self._unhook = weakref.finalize(self, hook.remove)
+        clone.add_conditioning_modifier(_begins_step(calls))
+        mine = weakref.ref(calls)
+        handles = [unet.register_forward_pre_hook(guarded(mine, "begin"), with_kwargs=True),
+                   unet.register_forward_hook(guarded(mine, "end")), on_loaded(unet, guarded(mine, "swapped"))]
+        self._unhook = weakref.finalize(self, remove_all, handles)
         objects.unet = clone
         self._calls, self._clone = calls, clone
 
     def detach(self) -> None:
         self._unhook()
-        if self._calls.sampling_pass is not None and self._refined():
-            self._calls.note(SWAPPED)
-        self._calls.sampling_pass = None  # where another extension has cloned our clone, what is left there does nothing
-        if self._objects.unet is self._clone:
+        if self._calls.active and self._refined():
+            self._calls.swapped()
+        self._calls.active = False  # where another extension has cloned our clone, what is left there does nothing
+        if self._clone is not None and self._objects.unet is self._clone:
             self._objects.unet = self._found
         self._found = self._clone = None
 
@@ -95,48 +103,80 @@ class ForgeAttachment:
 
 
 class _Calls:
-    """Which model call runs: every call brings a list of its own, so another list is another call."""
+    """Which model call runs, and whether it is one of the sampler's step."""
 
     def __init__(self, sampling_pass: SamplingPass) -> None:
-        self.sampling_pass: SamplingPass | None = sampling_pass
-        self.unet_call: UNetCall | None = None  # the last that began
+        self.sampling_pass, self.active = sampling_pass, True
         self.hidden: Tensor | None = None  # what the layer that runs makes its keys and values of
-        self._chunks: list[int] | None = None
+        self._step: Step | None = None
+        self._told: Sequence[int] | None = None  # the host's list for the last call, and what its chunks are
+        self._kinds: list[Kind] | None = None
+        self._rows = 0  # of the call that runs; 0 where it is none of the step's
+
+    def begin_step(self, x: Tensor, cond: Any, uncond: Any, cond_scale: float, options: dict) -> None:
+        """All is ready for a step's model calls: what other extensions do before is done."""
+        without = abs(cond_scale - 1) < 1e-9 and not options.get("disable_cfg1_optimization", False)
+        self._step, self._told = Step(x, cond, None if without else uncond), None
+
+    def begin(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._rows = 0
+        if not self.active or self.sampling_pass.replaying or self._step is None:
+            return
+        options = kwargs.get("transformer_options") or {}
+        told, sigmas = options.get("cond_or_uncond"), options.get("sigmas")
+        if not told or sigmas is None:
+            return
+        again = told is self._told  # every call has a list of its own, which only its tiles share
+        if not again:
+            self._told, self._kinds = told, self._step.take([COND if each == 0 else UNCOND for each in told])
+        if self._kinds is None:
+            return
+        # Given again in a replay: the host's options, but not ControlNet's signals, which the UNet uses up.
+        call = UNetCall(unet, args, {**kwargs, "transformer_options": dict(options)}, leave_out=("control",))
+        images, batch = len(self._kinds) * self._step.images, len(call.x)
+        whole = call.size == self._step.size and batch == images
+        if whole and again:
+            return
+        if batch % images:
+            self.sampling_pass.note(BATCH_CHANGED)
+            return
+        if not whole:
+            self.sampling_pass.note(TILED)
+        rows = chunks(self._kinds, self._step.images) * (batch // images)  # tile after tile, each with all chunks
+        self.sampling_pass.call(float(sigmas.flatten()[0]), rows, call, tiled=not whole)
+        self._rows = batch
+
+    def end(self, unet: nn.Module, args: tuple, output: Any) -> None:
         self._rows = 0
 
-    def running(self, extra: dict, rows: int) -> bool:
-        """Tells the session when a call begins; False where these ``rows`` are no batch that can be understood."""
-        if self.sampling_pass.replaying:
-            return True
-        halves = extra.get("cond_or_uncond")
-        sigmas = extra.get("sigmas")
-        batch = extra.get("original_shape", (rows,))[0]  # a layer's rows may be tiles of it (HyperTile)
-        if not halves or sigmas is None or batch % len(halves):
-            self.note(BATCH_CHANGED)
-            return False
-        if halves is not self._chunks:
-            self._chunks, self._rows = halves, batch
-            kinds = number_parts([COND if half == 0 else UNCOND for half in halves])
-            self.sampling_pass.call(float(sigmas.flatten()[0]), chunks(kinds, batch // len(halves)), self.unet_call)
-        if rows != self._rows:
-            self.note(BATCH_CHANGED)
-        return rows == self._rows
+    def swapped(self) -> None:
+        """Other weights are in the model's place."""
+        self.sampling_pass.note(SWAPPED)
+        self.active = False
 
-    def note(self, note: str) -> None:
-        self.sampling_pass.note(note)
+    def takes(self, rows: int) -> bool:
+        """Whether a layer of so many ``rows`` is told of."""
+        if not self.active or (not self._rows and not self.sampling_pass.replaying):
+            return False
+        if rows != self._rows and not self.sampling_pass.replaying:  # they may be tiles of the batch (HyperTile)
+            self.sampling_pass.note(BATCH_CHANGED)
+            return False
+        return True
 
 
 class _Layer:
     """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.model.layer.SiteInput`."""
 
-    def __init__(self, layer: nn.Module, hidden: Tensor | None, q: Tensor, k: Tensor, v: Tensor, extra: dict,
+    def __init__(self, layer: Any, hidden: Tensor | None, q: Tensor, k: Tensor, v: Tensor, extra: dict,
                  plain: Attend) -> None:
         self._layer, self._hidden = layer, hidden
         self._q, self._k, self._v, self._extra, self._plain = q, k, v, extra, plain
 
     def hidden(self, row: int) -> Tensor | None:
-        known = self._hidden is not None and self._hidden.shape[:2] == self._k.shape[:2]
-        return self._hidden[row] if known else None
+        if self._hidden is None or self._hidden.shape[:2] != self._k.shape[:2]:
+            return None
+        hidden = self._hidden[row]
+        return hidden.to(self._k.dtype) if self._k.element_size() < hidden.element_size() else hidden
 
     def key_values(self, row: int) -> tuple[Tensor, Tensor]:
         return self._k[row], self._v[row]
@@ -148,26 +188,40 @@ class _Layer:
         q = self._q[rows]
         if bias is not None:
             return attention(q, k[None].to(q), v[None].to(q), self._extra["n_heads"], bias)
-        # Expanded (as views), for the hosts' attention folds a batch that does not fit into the tokens instead of refusing it.
+        # Expanded (as views), for the hosts' attention folds a batch that does not fit into the tokens instead of
+        # refusing it.
         k, v = (part.to(q).expand(len(q), *part.shape) for part in (k, v))
         return self._plain(q, k, v, self._extra)
 
 
-def _before_unet(calls: _Calls):
-    def hook(module, args, kwargs):
-        if calls.sampling_pass is not None and not calls.sampling_pass.replaying:
-            # Given again in a replay: the host's options, but not ControlNet's signals, which the UNet uses up.
-            calls.unet_call = UNetCall(module, args, _own_options(kwargs), leave_out=("control",))
+def _begins_step(calls: _Calls) -> Callable[..., tuple]:
+    """The last of the host's conditioning modifiers, which come before a step's model calls.
 
-    return hook
+    Some of the others call the model themselves (the reference preprocessors do): whoever was added later is let go
+    first.
+    """
+
+    def begins(model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, cond_scale: float, model_options: dict,
+               seed: Any) -> tuple:
+        modifiers = model_options.get("conditioning_modifiers", [])
+        if begins in modifiers and modifiers[-1] is not begins:
+            modifiers[modifiers.index(begins)] = _passes_on  # the host walks along this list, to its end
+            modifiers.append(begins)
+        elif calls.active:
+            try:
+                calls.begin_step(x, cond, uncond, cond_scale, model_options)
+            except Exception as error:
+                calls.sampling_pass.failed(error)
+        return model, x, timestep, uncond, cond, cond_scale, model_options, seed
+
+    return begins
 
 
-def _own_options(kwargs: dict) -> dict:
-    options = kwargs.get("transformer_options")
-    return {**kwargs, "transformer_options": dict(options)} if isinstance(options, dict) else kwargs
+def _passes_on(*given: Any) -> tuple:
+    return given
 
 
-def _sees_hidden(calls: _Calls):
+def _sees_hidden(calls: _Calls) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """A patch that changes nothing: it remembers what the layer's keys and values are made of."""
 
     def attn1(n: Tensor, context: Tensor, value: Tensor, extra: dict) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,11 +237,15 @@ def _patch(calls: _Calls, layers: dict[Site, nn.Module], block: tuple[str, int],
 
     def attn1(q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
         hidden, calls.hidden = calls.hidden, None
-        own, sampling_pass = (previous or plain)(q, k, v, extra), calls.sampling_pass
-        if sampling_pass is None or not calls.running(extra, q.shape[0]) or own.shape[0] != q.shape[0]:
-            return own
+        own = (previous or plain)(q, k, v, extra)
         site = Site(*block, extra.get("block_index", 0))
-        return sampling_pass.attention(site, own, _Layer(layers[site], hidden, q, k, v, extra, plain)) if site in layers else own
+        try:
+            if site not in layers or own.shape[0] != q.shape[0] or not calls.takes(q.shape[0]):
+                return own
+            return calls.sampling_pass.attention(site, own, _Layer(layers[site], hidden, q, k, v, extra, plain))
+        except Exception as error:  # not to end the host's model call
+            calls.sampling_pass.failed(error)
+            return own
 
     return attn1
 
@@ -208,6 +266,14 @@ def _host_attention(layer: nn.Module) -> Attend:
         return function(q, k, v, extra["n_heads"], **precision)
 
     return plain
+
+
+def _is_flow(model: Any) -> bool:
+    """Whether it is a model of rectified flow, whose sigma goes from 0 to 1: by how the host makes its
+    predictions."""
+    predictor = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
+    return (getattr(predictor, "prediction_type", None) == "const"
+            or any(kind.__name__ == "CONST" for kind in type(predictor).__mro__))
 
 
 def _patcher(p: Any) -> Any:

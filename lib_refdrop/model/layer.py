@@ -51,7 +51,8 @@ class ModelCall:
 
     ``visits`` counts, for each kind of row, the earlier calls of this pass at the same level: samplers of second order come
     to one twice. ``host`` is None where nothing can be looked at but the layers. ``replay(inputs, listener)`` runs the model
-    on other inputs, with ``listener`` told of its layers.
+    on other inputs, with ``listener`` told of its layers. A ``tiled`` call is on pieces of the picture: several of its rows
+    may be of one image and kind.
     """
 
     sigma: float
@@ -59,6 +60,7 @@ class ModelCall:
     visits: Mapping[Kind, int] = field(default_factory=dict)
     host: HostCall | None = None
     replay: Callable[[Mapping[str, Tensor], Listener], None] | None = None
+    tiled: bool = False
 
     @property
     def size(self) -> tuple[int, int]:

@@ -58,15 +58,5 @@ def runs(rows: Sequence[Row]) -> Iterator[Run]:
 
 
 def chunks(kinds: Sequence[Kind], images: int) -> list[Row]:
-    """Rows that come chunk by chunk, every chunk with all images: ``[uncond, cond]`` of Forge and its kin."""
+    """Rows that come chunk by chunk, every chunk with all images, as in Forge and its kin."""
     return [Row(kind.branch, image, kind.part) for kind in kinds for image in range(images)]
-
-
-def number_parts(branches: Sequence[str]) -> list[Kind]:
-    """Kinds of chunks of which only the branch is known: the second ``cond`` is part 1, and so on."""
-    seen: dict[str, int] = {}
-    kinds = []
-    for branch in branches:
-        kinds.append(Kind(branch, seen.get(branch, 0)))
-        seen[branch] = seen.get(branch, 0) + 1
-    return kinds

@@ -116,7 +116,7 @@ def decode(parts: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
     if set(found) not in ({"h"}, {"k", "v"}) or len({part.shape for part in found.values()}) != 1:
         raise _inconsistent(", ".join(sorted(parts)) or "nothing")
     if "w" in parts:
-        counts = parts["w"].to(device, non_blocking=True)
+        counts = _on(device, parts["w"])
         if counts.shape != next(iter(found.values())).shape[:1] or counts.is_floating_point():
             raise _inconsistent("w")
         found["bias"] = counts.float().clamp_(min=1).log_()
@@ -193,14 +193,26 @@ def _quantise(feature: Tensor, precision: str, by_token: bool) -> tuple[Tensor, 
     return kept.contiguous(), torch.cat([step, centre], dim).mT.contiguous() if by_token else torch.cat([step, centre])
 
 
+def _on(device: torch.device | str, part: Tensor) -> Tensor:
+    """A part on the device that computes, in a type that it has.
+
+    Copies are waited for but from pinned memory to CUDA: elsewhere (MPS, XPU, DirectML) what is copied without waiting
+    may arrive before it is there. Apple's MPS has neither float64 nor float8, DirectML no bfloat16.
+    """
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda") and part.is_floating_point() and part.dtype != torch.float16:
+        part = part.float()
+    return part.to(device, non_blocking=kind == "cuda" and part.is_pinned())
+
+
 def _decode_one(name: str, parts: Mapping[str, Tensor], dtype: torch.dtype, device) -> Tensor:
-    kept = parts[name].to(device, non_blocking=True)
-    if kept.dim() != 2:
+    if parts[name].dim() != 2:
         raise _inconsistent(name)
     scale = parts.get(f"{name}.scale")
+    if scale is None and (not parts[name].is_floating_point() or parts[name].element_size() < 2):
+        raise _inconsistent(name)
+    kept = _on(device, parts[name])
     if scale is None:
-        if not kept.is_floating_point() or kept.element_size() < 2:
-            raise _inconsistent(name)
         if dtype == torch.float16 != kept.dtype:  # bf16 and fp32 hold numbers that fp16 does not
             kept = kept.float().clamp(-65504, 65504)
         return kept.to(dtype)
@@ -213,7 +225,7 @@ def _decode_one(name: str, parts: Mapping[str, Tensor], dtype: torch.dtype, devi
         numbers = kept.float()
     if scale.shape != (2, numbers.shape[0 if name == "v" else 1]):
         raise _inconsistent(f"{name}.scale")
-    step, centre = scale.to(device, torch.float32, non_blocking=True)
+    step, centre = _on(device, scale).float()
     if name == "v":
         step, centre = step[:, None], centre[:, None]
     numbers.mul_(step).add_(centre)

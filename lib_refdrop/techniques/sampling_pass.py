@@ -23,8 +23,8 @@ Answer = TypeVar("Answer")
 
 
 class SamplingPass:
-    """An adapter calls :meth:`call` before each model call and :meth:`attention` in every site; nothing it calls raises,
-    but for what ends the whole program (KeyboardInterrupt).
+    """An adapter calls :meth:`call` before each model call and :meth:`attention` in every site; nothing it calls
+    raises, but for what ends the whole program (KeyboardInterrupt).
 
     A technique that raises takes no further part, and ``tell`` hears of both: a
     :class:`~lib_refdrop.words.RefDropError` as it is, memory that ran out and a fault of ours as one sentence each, the
@@ -53,18 +53,19 @@ class SamplingPass:
         """Something that an adapter saw and the user should know; said once."""
         self._notes.note(sentence)
 
-    def call(self, sigma: float, rows: Sequence[Row], host: HostCall | None = None) -> None:
+    def call(self, sigma: float, rows: Sequence[Row], host: HostCall | None = None, tiled: bool = False) -> None:
         """A model call starts: its noise level, the rows of its batch, and the call itself.
 
-        Without ``host`` there is no trajectory to record, no token to merge and nothing to replay.
+        Without ``host`` there is no trajectory to record, no token to merge and nothing to replay. A ``tiled`` call is
+        on pieces of the picture, and one of several at a level: all are first visits.
         """
         sigma = rounded(sigma)
         self._notes.calls += 1
         visits = {}
         for kind in dict.fromkeys(row.kind for row in rows):
-            visits[kind] = self._visits.get((kind, sigma), 0)
+            visits[kind] = 0 if tiled else self._visits.get((kind, sigma), 0)
             self._visits[kind, sigma] = visits[kind] + 1
-        call = ModelCall(sigma, tuple(rows), visits, host, partial(self._replay, host) if host else None)
+        call = ModelCall(sigma, tuple(rows), visits, host, partial(self._replay, host) if host else None, tiled)
         for technique in list(self._techniques):
             self._guarded(technique, partial(technique.call, call), None)
 
@@ -109,23 +110,36 @@ class SamplingPass:
         finally:
             self._listener = None
 
+    def failed(self, error: Exception) -> None:
+        """A fault in an adapter: no technique takes further part, and the user is told as of a technique's own."""
+        for technique in list(self._techniques):
+            self._gives_up(technique, error)
+
     def _guarded(self, technique: Technique, event: Callable[[], Answer], otherwise: Answer) -> Answer:
         """The answer to an event; after a problem ``otherwise``, with the technique gone from this pass."""
         try:
             return event()
-        except RefDropError as problem:
-            found = problem
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            found = StoreProblem("There is not enough memory to guide this generation; choose a smaller size or batch, or keep "
-                                 f"less of the reference ({first_line(error)}).")
         except Exception as error:  # the host's model call must not end with a fault of ours
-            logger.exception("A fault inside RefDrop")
-            found = RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so this generation goes "
-                                 "without it from here on; please report it with the lines in the log.")
+            self._gives_up(technique, error)
+        return otherwise
+
+    def _gives_up(self, technique: Technique, error: Exception) -> None:
+        found = _told(error)
         if technique in self._techniques:
             self._techniques.remove(technique)
         if self.problem is None or isinstance(self.problem, Interrupted):
             self.problem = found
         if self._tell:
             self._tell(technique, found)
-        return otherwise
+
+
+def _told(error: Exception) -> RefDropError:
+    """What the user is told of an error; one of nobody's making is in the log with all its lines."""
+    if isinstance(error, RefDropError):
+        return error
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return StoreProblem("There is not enough memory to guide this generation; choose a smaller size or batch, or keep "
+                            f"less of the reference ({first_line(error)}).")
+    logger.error("A fault inside RefDrop", exc_info=error)
+    return RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so this generation goes "
+                        "without it from here on; please report it with the lines in the log.")

@@ -25,8 +25,7 @@ def test_a_second_pass_from_the_page(page: Page) -> None:
     page.locator("#txt2img_hr > button").click()
     page.locator("#txt2img_enable_hr").get_by_role("checkbox").check()
     generate(page)
-    expect(page.locator("#infotext_txt2img textarea")).to_have_value(re.compile("Hires upscaler: Latent"),
-                                                                     timeout=60_000)
+    expect(page.locator("#infotext_txt2img textarea")).to_have_value(re.compile("Hires upscaler: Latent"), timeout=60_000)
 
 
 def test_a_picture_from_a_picture(page: Page, tmp_path) -> None:
@@ -40,8 +39,7 @@ def test_a_picture_from_a_picture(page: Page, tmp_path) -> None:
     fill(page, "img2img_steps", 2)
     expect(page.locator("#img2img_image img")).to_be_visible()
     page.locator("#img2img_generate").click()
-    expect(page.locator("#infotext_img2img textarea")).to_have_value(re.compile("Denoising strength: 0.75"),
-                                                                     timeout=60_000)
+    expect(page.locator("#infotext_img2img textarea")).to_have_value(re.compile("Denoising strength: 0.75"), timeout=60_000)
     expect(page.locator("#img2img_gallery img").first).to_be_visible()
 
 

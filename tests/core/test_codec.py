@@ -11,10 +11,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib_refdrop.references.codec import KINDS, PARTS, POOLS, PRECISIONS, Representation, decode, encode, encoded_bytes, merge
-from lib_refdrop.words import ReferenceProblem
+from lib_refdrop.references.codec import (
+    KINDS,
+    PARTS,
+    POOLS,
+    PRECISIONS,
+    Representation,
+    decode,
+    encode,
+    encoded_bytes,
+    merge,
+)
 from lib_refdrop.techniques.reference.rfg import attention
+from lib_refdrop.words import ReferenceProblem
+
+
+class Copies(TorchDispatchMode):
+    """Remembers the copies to another device: the type of what was copied, and whether it was waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and kwargs.get("device") == torch.device("meta"):
+            self.seen.append((args[0].dtype, bool(kwargs.get("non_blocking"))))
+        return function(*args, **kwargs)
+
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ALL = [Representation(*parts) for parts in itertools.product(KINDS, PRECISIONS, POOLS)]
@@ -211,6 +237,18 @@ def test_parts_that_do_not_belong_together_are_told(change):
     parts = {**encode(Representation("hidden", "int8", 2), torch.rand(25, 4), grid=(5, 5)), **change}
     with pytest.raises(ReferenceProblem, match="do not fit together"):
         decode({name: part for name, part in parts.items() if part is not None}, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("how", ALL, ids=str)
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64], ids=str)
+def test_to_a_device_that_is_not_cuda_travels_what_it_can_take_and_is_waited_for(how, dtype):
+    h, k, v = (layer_normed(seed).to(dtype) for seed in (0, 1, 2))
+    parts = encode(how, h, k, v, GRID) if how.what == "hidden" else encode(how, None, k, v, GRID)
+    with Copies() as copies:
+        decode(parts, torch.float16, torch.device("meta"))
+    assert copies.seen and not any(unawaited for _, unawaited in copies.seen)
+    numbers = {torch.float16, torch.float32, torch.int8, torch.uint8, torch.int16, torch.int32}
+    assert {kind for kind, _ in copies.seen} <= numbers
 
 
 @pytest.mark.parametrize("words, output", [

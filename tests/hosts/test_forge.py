@@ -8,10 +8,27 @@ import pytest
 import torch
 
 from lib_refdrop.hosts import find_adapter
+from lib_refdrop.model.rows import COND, Row
+from lib_refdrop.references.plan import preset
+from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.techniques.sampling_pass import SamplingPass
+from lib_refdrop.words import ReferenceProblem
 
-from .conftest import guided, guiding, record
-from .tiny import UNet, a1111, attention_function, forge, sample_a1111, sample_forge
+from .conftest import Watching, guided, guiding, record, watched
+from .tiny import (
+    LEVELS,
+    UNet,
+    a1111,
+    attention_function,
+    forge,
+    in_tiles,
+    latents,
+    perturb,
+    prepend_reference,
+    prompt,
+    sample_a1111,
+    sample_forge,
+)
 
 
 @pytest.fixture
@@ -28,11 +45,51 @@ def test_a_reference_guides_another_prompt_and_reproduces_its_own(p) -> None:
     assert torch.equal(guided(p, lambda: sample_forge(p, ["nurse"]), reference, 0.0)[0], plain)
 
 
-@pytest.mark.parametrize("layout", [(0, 1), (0,), (1, 0, 0)], ids=str)
-def test_the_batch_is_laid_out_as_the_host_says(p, layout: tuple[int, ...]) -> None:
-    own, reference = record(p, lambda: sample_forge(p, ["pirate"], layout=layout))
-    again, outcome = guided(p, lambda: sample_forge(p, ["pirate"], layout=layout), reference, 0.9)
-    assert torch.allclose(again, own, atol=1e-5) and outcome.acted == 3
+PROMPTS = {"one": [["nurse"]], "two": [["nurse"], ["king"]], "AND": [["nurse", "king"]],
+           "two with AND": [["nurse", "king"], ["clown", "sailor"]], "three parts": [["nurse", "king", "ship"]],
+           "lengths": [["nurse", "long king", "ship"]],
+           "two with lengths": [["long nurse", "king"], ["long clown", "sailor"]]}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 99])
+@pytest.mark.parametrize("case", PROMPTS)
+def test_every_row_is_named_as_the_host_made_it(p, case: str, most: int) -> None:
+    words, watching, scale = PROMPTS[case], Watching(), 4.0
+    watched(p, lambda: sample_forge(p, words, most=most, scale=scale), watching)
+    wanted = [(sigma, Row(COND, image, part)) for sigma in LEVELS for image, parts in enumerate(words)
+              for part in range(len(parts))]
+    wanted += [(sigma, Row("uncond", image)) for sigma in LEVELS for image in range(len(words))]
+    assert sorted((round(seen.sigma, 4), seen.row) for seen in watching.rows) == \
+        sorted((round(sigma, 4), row) for sigma, row in wanted)
+    for seen in watching.rows:
+        word = words[seen.row.image][seen.row.part] if seen.row.branch == COND else ""
+        assert torch.equal(seen.prompt, prompt(word)[0])
+        if round(seen.sigma, 4) == round(LEVELS[0], 4):
+            assert torch.equal(seen.latent, latents(len(words))[seen.row.image])
+
+
+def test_at_scale_1_there_is_no_negative_row(p) -> None:
+    watching = Watching()
+    watched(p, lambda: sample_forge(p, ["nurse"], scale=1.0), watching)
+    assert [seen.row for seen in watching.rows] == [Row(COND)] * 3
+
+
+EVERY_STEP = [[["castle"], ["nurse"]], [["ruin"], ["nurse"]], [["castle"], ["king"]]]  # editing and alternation
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Tiny"])
+@pytest.mark.parametrize("image", [0, 1])
+@pytest.mark.parametrize("how", [{}, {"most": 1}, {"most": 2}, {"scale": 1.0}], ids=str)
+@pytest.mark.parametrize("words", [*(PROMPTS[case] for case in PROMPTS if case.startswith("two")), "editing"], ids=str)
+def test_a_picture_of_a_batch_gives_itself(p, keep: str, image: int, how: dict, words) -> None:
+    each = {"prompts": EVERY_STEP} if words == "editing" else {}
+    words = words if words != "editing" else PROMPTS["two"]
+    both, reference = record(p, lambda: sample_forge(p, words, **how, **each), keep, image)
+    alone = {"prompts": [[step[image]] for step in EVERY_STEP]} if each else {}
+    # The same picture alone, with the batch's calls laid out in another way.
+    made, outcome = guided(p, lambda: sample_forge(p, [words[image]], seed=image, scale=how.get("scale", 4.0), **alone),
+                           reference, 0.8)
+    assert torch.allclose(made[0], both[image], atol=1e-4) and outcome.acted_on_all == outcome.calls
 
 
 def test_every_picture_of_a_batch_is_guided(p) -> None:
@@ -42,21 +99,28 @@ def test_every_picture_of_a_batch_is_guided(p) -> None:
     assert torch.allclose(both[:1], alone, atol=1e-5)
 
 
-def test_a_reference_of_one_web_ui_serves_in_another(p, unet: UNet) -> None:
-    own, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+@pytest.mark.parametrize("words", [["pirate"], [["pirate", "ship"]]], ids=str)
+def test_a_reference_of_one_web_ui_serves_in_another(p, unet: UNet, words) -> None:
+    _, reference = record(p, lambda: sample_forge(p, words))
     other = a1111(unet)
-    again, outcome = guided(other, lambda: sample_a1111(other, [["pirate"]]), reference, 0.9)
-    assert torch.allclose(again, own, atol=1e-4) and outcome.acted == 3
+    _, theirs = record(other, lambda: sample_a1111(other, words))
+    assert set(reference.features) == set(theirs.features)
+    first = [name for name in theirs.features if name.startswith("base/0000/") and name.endswith("/h")]
+    # To the step of the timestep that this host rounds otherwise; part 1 is the second part in both.
+    assert all(torch.allclose(reference.features[name], theirs.features[name], atol=2e-3) for name in first)
+    assert guided(other, lambda: sample_a1111(other, words), reference, 0.9)[1].acted == 3
 
 
 def test_only_a_clone_is_patched_and_it_goes_with_the_pass(p) -> None:
     found = p.sd_model.forge_objects.unet
+    unet = found.model.diffusion_model
     adapter = find_adapter(p)
     attachment = adapter.attach(p, SamplingPass([]))
     assert p.sd_model.forge_objects.unet is not found
     attachment.detach()
     attachment.detach()
     assert p.sd_model.forge_objects.unet is found and found.model_options == {"transformer_options": {}}
+    assert not (unet._forward_hooks or unet._forward_pre_hooks or unet._load_state_dict_post_hooks)
 
 
 def test_what_other_extensions_cloned_from_the_clone_does_nothing_afterwards(p) -> None:
@@ -83,16 +147,68 @@ def test_attention_that_is_replaced_already_makes_the_plain_half(p, place) -> No
 
 
 def test_what_others_replace_for_one_call_is_what_it_was(p) -> None:
+    perturb(p.sd_model.forge_objects.unet)
+
     def sample(word: str):
-        return lambda: sample_forge(p, [word], perturbed=True)
+        return lambda: sample_forge(p, [word])
 
     plain = sample("nurse")()
-    assert not torch.allclose(plain, sample_forge(p, ["nurse"]))
+    unperturbed = forge(p.sd_model.forge_objects.unet.model.diffusion_model)
+    assert not torch.allclose(plain, sample_forge(unperturbed, ["nurse"]))
     own, reference = record(p, sample("nurse"))
     assert torch.equal(own, plain)
     assert torch.equal(guided(p, sample("nurse"), reference, 0.0)[0], plain)
     assert torch.allclose(guided(p, sample("nurse"), reference, 0.9)[0], plain, atol=1e-5)
     assert not torch.allclose(guided(p, sample("king"), reference, 0.4)[0], sample("king")())
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["added before us", "added after us"])
+@pytest.mark.parametrize("what", [prepend_reference, perturb])
+def test_calls_that_other_extensions_add_are_none_of_the_steps(p, unet: UNet, what, first: bool) -> None:
+    plain = forge(unet)
+    own = sample_forge(plain, ["pirate"])
+    watching = Watching()
+    adapter = find_adapter(p)
+    if first:
+        what(p.sd_model.forge_objects.unet)
+    recording = Recording(adapter.lineage(p), {}, preset("Exact", adapter.lineage(p)))
+    recording.begin_pass("base")
+    sampling_pass = SamplingPass([recording, watching])
+    attachment = adapter.attach(p, sampling_pass)
+    if not first:
+        clone = p.sd_model.forge_objects.unet.clone()
+        what(clone)
+        p.sd_model.forge_objects.unet = clone
+    made = sample_forge(p, ["pirate"])
+    attachment.detach()
+    sampling_pass.finish()
+    assert watching.layers == [3, 3, 3]  # three calls, each with its three layers
+    reference = recording.reference("hero")
+    assert len(reference.passes["base"].calls) == 3
+    if what is prepend_reference:  # it only adds a call here: without it the same picture
+        assert torch.equal(made, own)
+        again, outcome = guided(plain, lambda: sample_forge(plain, ["pirate"]), reference, 0.9)
+        assert torch.allclose(again, own, atol=1e-5) and outcome.calls == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tiles_are_guided_alike_however_many_come_in_a_call(p, unet: UNet, batch: int) -> None:
+    words = ["nurse", "king"][:batch]
+    _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+    made = []
+    for at_once in (1, 2):
+        in_tiles(p.sd_model.forge_objects.unet, at_once)
+        picture, outcome = guided(p, lambda: sample_forge(p, words), reference)
+        assert not torch.allclose(picture, sample_forge(p, words))
+        assert outcome.acted_on_all == outcome.calls and "tiles" in outcome.notes[0]
+        made.append(picture)
+    assert torch.allclose(*made, atol=1e-5)
+
+
+def test_of_tiles_no_reference_is_made(p) -> None:
+    in_tiles(p.sd_model.forge_objects.unet, 1)
+    with pytest.raises(ReferenceProblem, match="tiles"):
+        record(p, lambda: sample_forge(p, ["pirate"]))
 
 
 def test_a_layer_in_tiles_stays_plain_and_the_others_are_guided(p) -> None:
@@ -114,18 +230,16 @@ def test_a_layer_in_tiles_stays_plain_and_the_others_are_guided(p) -> None:
 
 
 def test_a_batch_that_does_not_fit_is_left_plain_with_a_note(p) -> None:
+    def wrapper(model_function, args):  # one row more than the host sent
+        more = {**args["c"], "c_crossattn": torch.cat([args["c"]["c_crossattn"], args["c"]["c_crossattn"][:1]])}
+        x, t = args["input"], args["timestep"]
+        return model_function(torch.cat([x, x[:1]]), torch.cat([t, t[:1]]), **more)[:-1]
+
     _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
-    adapter = find_adapter(p)
-    sampling_pass = guiding(p, reference)
-    attachment = adapter.attach(p, sampling_pass)
-    unet, options = p.sd_model.forge_objects.unet, {"cond_or_uncond": [1, 0], "sigmas": torch.ones(1)}
-    options = {**unet.model_options["transformer_options"], **options}
-    x = torch.randn(3, 6, 16)
-    out = unet.model.diffusion_model(x, torch.tensor([500.0]), x, options)
-    attachment.detach()
-    assert torch.equal(out, unet.model.diffusion_model(x, torch.tensor([500.0]), x))
-    outcome = sampling_pass.finish()[0]
-    assert "batch" in outcome.notes[0] and outcome.acted == 0
+    p.sd_model.forge_objects.unet.set_model_unet_function_wrapper(wrapper)
+    plain = sample_forge(p, ["nurse"])
+    made, outcome = guided(p, lambda: sample_forge(p, ["nurse"]), reference)
+    assert torch.equal(made, plain) and "batch" in outcome.notes[0] and outcome.acted == 0
 
 
 def test_keys_made_of_something_else_are_saved_as_they_are(p) -> None:
@@ -134,4 +248,55 @@ def test_keys_made_of_something_else_are_saved_as_they_are(p) -> None:
 
     p.sd_model.forge_objects.unet.set_model_attn1_patch(louder)
     own, reference = record(p, lambda: sample_forge(p, ["pirate"]))
-    assert torch.allclose(guided(p, lambda: sample_forge(p, ["pirate"]), reference, 0.9)[0], own, atol=1e-5)
+    assert {name.rsplit("/")[-1] for name in reference.features if name.count("/") == 4} == {"k", "v"}
+    again, _ = guided(p, lambda: sample_forge(p, ["pirate"]), reference, 0.9)
+    assert torch.allclose(again, own, atol=1e-5)
+
+
+def test_weights_that_come_into_the_same_model_end_it_with_a_note(p, unet: UNet) -> None:
+    other = UNet(seed=5).state_dict()
+    own = {name: value.clone() for name, value in unet.state_dict().items()}
+
+    def swapped() -> torch.Tensor:
+        sample_forge(p, ["nurse"])
+        unet.load_state_dict(other)  # Neo's refiner, "Reload state_dict only"
+        plain = sample_forge(forge(unet), ["nurse"])
+        assert torch.equal(sample_forge(p, ["nurse"]), plain)
+        return plain
+
+    _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+    outcome = guided(p, swapped, reference)[1]
+    unet.load_state_dict(own)
+    assert outcome.acted == outcome.calls == 3 and "refiner" in outcome.notes[0]
+
+
+@pytest.mark.parametrize("model", ["Neo", "reForge"])
+def test_models_of_rectified_flow_are_a_lineage_of_their_own(unet: UNet, model: str) -> None:
+    flow, noise = forge(unet, "const"), forge(unet, "v_prediction")
+    if model == "reForge":
+        CONST = type("CONST", (), {})
+        del flow.sd_model.forge_objects.unet.model.predictor
+        flow.sd_model.forge_objects.unet.model.model_sampling = type("ModelSampling", (CONST,), {})()
+    assert find_adapter(flow).lineage(flow).flow and not find_adapter(noise).lineage(noise).flow
+    assert find_adapter(flow).lineage(flow).signature != find_adapter(noise).lineage(noise).signature
+    _, reference = record(noise, lambda: sample_forge(noise, ["pirate"]))
+    with pytest.raises(ReferenceProblem, match="rectified flow|another build"):
+        guiding(flow, reference)
+
+
+def test_a_fault_in_the_adapter_is_told_and_the_picture_is_the_plain_one(p, monkeypatch) -> None:
+    from lib_refdrop.hosts import forge as adapter
+
+    def broken(*given):
+        raise TypeError("no float64 here")
+
+    plain = sample_forge(p, ["nurse"])
+    _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+    monkeypatch.setattr(adapter, "chunks", broken)
+    told = []
+    sampling_pass = guiding(p, reference)
+    sampling_pass._tell = lambda technique, problem: told.append(str(problem))
+    attachment = find_adapter(p).attach(p, sampling_pass)
+    made = sample_forge(p, ["nurse"])
+    attachment.detach()
+    assert torch.equal(made, plain) and len(told) == 1 and "TypeError: no float64 here" in told[0]

@@ -67,9 +67,58 @@ def test_a_layer_that_is_not_guided_gives_its_own_output_to_the_bit(kind, refere
     assert torch.equal(made, plain)
 
 
-def test_attention_over_something_else_is_left_alone(reference):
-    made, plain, _, told = run(SelfAttention, reference, context=torch.randn(3, 8, WIDTH))
+def test_a_layer_is_self_attention_by_its_place(reference):
+    """sd-webui-controlnet gives the hidden state as the context as well, and its reference-only adds a picture to
+    it."""
+    context = torch.randn(3, 12, WIDTH)
+    made, plain, expected, told = run(SelfAttention, reference, context=context)
+    assert torch.allclose(made, expected, atol=1e-6) and not torch.allclose(made, plain, atol=1e-3) and len(told) == 1
+
+
+def test_attention_over_another_batch_is_left_alone(reference):
+    class Broadcast(SelfAttention):
+        def forward(self, x, context=None):
+            return super().forward(x, None if context is None else context.expand(len(x), -1, -1))
+
+    made, plain, _, told = run(Broadcast, reference, context=torch.randn(1, 8, WIDTH))
     assert torch.equal(made, plain) and not told
+
+
+def kept(layer: SelfAttention, x: torch.Tensor, context: torch.Tensor | None = None):
+    """What is kept of row 1 of a layer: the hidden state, K and V."""
+    found = []
+    look = lambda own, site: found.append((site.hidden(1), *site.key_values(1))) or own  # noqa: E731
+    hooked = HookedLayer(layer, look, "x", "context")
+    layer(x, context)
+    for handle in hooked.handles:
+        handle.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize("given", ["nothing", "itself", "more"])
+def test_what_is_kept_is_what_keys_and_values_are_made_of(given: str):
+    layer, x = SelfAttention().requires_grad_(False), torch.randn(3, 8, WIDTH)
+    source = torch.cat([x, torch.randn(3, 4, WIDTH)], 1) if given == "more" else x
+    hidden, k, v = kept(layer, x, None if given == "nothing" else source)
+    assert torch.equal(hidden, source[1])
+    assert torch.allclose(k, layer.to_k(source[1]), atol=1e-6) and torch.allclose(v, layer.to_v(source[1]), atol=1e-6)
+
+
+def test_a_hypernetwork_leaves_keys_and_values_only():
+    layer, x = SelfAttention().requires_grad_(False), torch.randn(3, 8, WIDTH)
+    layer.hypernetwork = lambda context: (2 * context, context.tanh())
+    hidden, k, v = kept(layer, x)
+    assert hidden is None
+    assert torch.allclose(k, layer.to_k(2 * x[1]), atol=1e-6) and torch.allclose(v, layer.to_v(x[1].tanh()), atol=1e-6)
+
+
+def test_under_autocast_it_is_kept_as_keys_and_values_are_computed():
+    layer, norm = SelfAttention().requires_grad_(False), nn.LayerNorm(WIDTH)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        x = norm(torch.randn(3, 8, WIDTH))
+        assert x.dtype == torch.float32
+        hidden, k, _ = kept(layer, x)
+        assert hidden.dtype == k.dtype == torch.bfloat16 and torch.equal(layer.to_k(hidden[None])[0], k)
 
 
 def test_a_layer_of_another_kind_is_left_without_hooks():

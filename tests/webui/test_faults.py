@@ -46,8 +46,7 @@ def test_a_copy_that_failed_and_that_nobody_closed_makes_no_later_one_plain(prog
 def test_a_save_to_memory_that_failed_gives_its_room_back(program, new, generate) -> None:
     for number in range(3):
         with pytest.raises(ZeroDivisionError):
-            generate(new(seed=number), [{**SAVE[0], "store": "RAM", "reference": f"cell {number}"}],
-                     fail=ZeroDivisionError())
+            generate(new(seed=number), [{**SAVE[0], "store": "RAM", "reference": f"cell {number}"}], fail=ZeroDivisionError())
     generate(new(), [False])
     generate(new(), USE[:0] + [{**SAVE[0], "store": "RAM"}])
     gc.collect()
@@ -240,8 +239,8 @@ def test_a_copy_that_failed_after_it_was_sampled_makes_no_later_one_plain(new, g
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_detailer_that_tells_scripts_of_copies_leaves_the_outer_run_as_it_is(program, new, generate, allowed) -> None:
-    """ADetailer calls ``postprocess`` on a copy before the first picture's details, ``before_process`` and ``process``
-    on another after the last's, and draws neither."""
+    """ADetailer calls ``postprocess`` on a copy before the first picture's details, ``before_process`` and ``process`` on
+    another after the last's, and draws neither."""
     program.host.opts.data[options.INNER_PASSES] = allowed
     generate(new(), SAVE)
     detail = new(_ad_inner=True, override_settings={})

@@ -54,7 +54,7 @@ class Recording(Technique):
         self._contents: dict[tuple[str, bytes], int] = {}
         self._pass, self._levels, self._size = "", _Levels(plan, None), (0, 0)
         self._now: dict[Kind, tuple[int, int]] = {}  # in the call that runs: the row to keep and the recorded call
-        self._outcome = Outcome()
+        self._outcome, self._tiled = Outcome(), False
 
     def begin_pass(self, name: str, sigmas: Sequence[float] | None = None) -> None:
         """Starts "base" or "hires" (again): what was recorded of a pass of that name is forgotten.
@@ -69,6 +69,9 @@ class Recording(Technique):
     def call(self, call: ModelCall) -> None:
         self._outcome.calls += 1
         self._now, self._size = {}, call.size
+        self._tiled = self._tiled or call.tiled
+        if call.tiled:  # what a layer sees of a tile is no picture's feature
+            return
         wanted = self._levels.wants(call.sigma)
         for sigma in self._levels.given_up():
             self._drop_level(sigma)
@@ -183,6 +186,9 @@ class Recording(Technique):
                 self._drop_level(sigma, trajectory=True)
                 for numbers in self._given[pass_name].values():
                     numbers[:] = [-1 if calls[index].sigma == sigma else number for index, number in enumerate(numbers)]
+        if not self._sizes and self._tiled:
+            raise ReferenceProblem("The picture was made in tiles, of which no reference can be made, so none was saved; switch "
+                                   "MultiDiffusion or Tiled Diffusion off for a Save.")
         if not self._sizes:
             raise ReferenceProblem("Nothing was recorded, so no reference was saved: the model made no call at the layers "
                                    "chosen.")
