@@ -10,15 +10,17 @@ from typing import Any
 
 import gradio as gr
 
+from ..references import names
 from ..settings import SCRIPT_NAME, Control, Settings
 from .forecast import INPUTS, forecast
 from .host import Host
 from .infotext import paste_function
-from .shelf import Shelf
+from .shelf import Last, Shelf
 
 
 # Newer gradio leaves what is not visible out of the page, and nothing there can change; older knows no other way to hide.
 _HIDDEN = "hidden" if int(gr.__version__.split(".")[0]) >= 6 else False
+_HELP = "margin: 0; color: var(--block-info-text-color); font-size: var(--block-info-text-size); line-height: 1.6"
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Panel:
     infotext_fields: list[tuple[Any, Callable]]
     _host: Host
     _shelf: Shelf
+    _followed: Last | None = None  # the Save that the field has seen
 
     def listen_to(self, component: Any) -> None:
         """Tells what happened, and lists new references, whenever a component of the host changes."""
@@ -54,10 +57,12 @@ class Panel:
 
     def _refreshed(self, store: str, name: str | None) -> tuple[Any, str]:
         """The field follows a Save that was given a number because its name was taken: what is used next is what was saved
-        last, not what stood there before."""
-        names, saved = self._shelf.names(store), self._shelf.saved
-        followed = {"value": saved.name} if saved and (saved.store, saved.asked) == (store, name) else {}
-        return gr.update(choices=names, **followed), _line(self._shelf.message or self._shelf.summary(store))
+        last, not what stood there before. Once for a Save: who then asks for the older one means it."""
+        listed, saved = self._shelf.names(store), self._shelf.saved
+        new, self._followed = saved is not self._followed, saved
+        asked = bool(saved and saved.asked) and (saved.store, saved.asked) == (store, names.normalised(name or ""))
+        followed = {"value": saved.name} if new and asked else {}
+        return gr.update(choices=listed, **followed), _line(self._shelf.message or self._shelf.summary(store))
 
     def _control(self, name: str) -> Any:
         return self.controls[[each for each, _, _ in Settings.controls()].index(name)]
@@ -72,9 +77,9 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
             if control.tier != "advanced" and name != "reference":
                 made[name] = _component(name, default, control, tab)
         with gr.Row():
-            default, control = next((default, control) for name, default, control in known if name == "reference")
-            made["reference"] = gr.Dropdown(
-                label=control.label, info=control.help, choices=shelf.names(made["store"].value), value=default,
+            control = next(control for name, _, control in known if name == "reference")
+            made["reference"] = gr.Dropdown(  # empty is None: gradio 4.40 shows the first choice in place of ""
+                label=control.label, info=control.help, choices=shelf.names(made["store"].value), value=None,
                 allow_custom_value=True, elem_id=f"refdrop_{tab}_reference", scale=4)
             refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["tool"], scale=0, min_width=40)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
@@ -101,10 +106,21 @@ def _component(name: str, default: Any, control: Control, tab: str) -> Any:
     if control.choices:
         return gr.Radio(choices=list(control.choices), **common)
     if isinstance(default, bool):
-        return gr.Checkbox(**common)
+        return _switch(common)
     if isinstance(default, float):
         return gr.Slider(minimum=control.minimum, maximum=control.maximum, step=control.step, **common)
     return gr.Textbox(**common)
+
+
+def _switch(common: dict[str, Any]) -> Any:
+    """A checkbox with its help beside it: older gradio writes it above the box, where it seems to belong to what is there."""
+    words = html.escape(common.pop("info"))
+    with gr.Row():
+        with gr.Column(scale=1, min_width=190):
+            made = gr.Checkbox(container=False, **common)
+        with gr.Column(scale=3, min_width=240):
+            gr.HTML(f'<p style="{_HELP}">{words}</p>')
+    return made
 
 
 def _line(sentence: str) -> str:

@@ -112,6 +112,7 @@ def test_the_list_is_right_when_a_page_is_loaded_in_both_tabs(panel, panel_addre
     for tab in ("txt2img", "img2img"):
         open_tab(panel, tab)
         expect(status(panel, tab)).to_contain_text(f"{count} references on disk")
+        expect(reference(panel, tab)).to_have_value("")  # of the many, none is chosen: the newest will be used
         reference(panel, tab).click()
         expect(panel.get_by_role("option", name="late").or_(
             panel.locator(f"#refdrop_{tab}_reference li", has_text="late")).first).to_be_visible()
@@ -125,6 +126,20 @@ def test_the_field_follows_a_save_that_was_given_a_number(panel) -> None:
     panel.locator("#txt2img_generate").click()
     expect(status(panel)).to_contain_text("Saved reference 'old 0-2'")
     expect(reference(panel)).to_have_value("old 0-2")
+
+    reference(panel).fill("")
+    reference(panel).press("Tab")  # Enter would choose the first of the list
+    panel.wait_for_timeout(500)
+    panel.locator("#txt2img_generate").click()
+    expect(status(panel)).to_contain_text("Saved reference 'hero-2'")
+    panel.wait_for_timeout(2000)
+    expect(reference(panel)).to_have_value("")  # a name was made for it: the next has other words
+
+
+def test_help_stands_beside_its_box(panel) -> None:
+    box = panel.locator("#refdrop_txt2img_enabled input").first.bounding_box()
+    words = panel.get_by_text("Off leaves every image exactly").first.bounding_box()
+    assert words["x"] > box["x"] + box["width"] and words["y"] < box["y"] + box["height"] < words["y"] + 40
 
 
 def test_refresh_is_a_small_button_beside_the_name(panel) -> None:

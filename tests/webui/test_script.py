@@ -107,3 +107,20 @@ def test_a_model_that_a_host_will_load_later_is_none(monkeypatch) -> None:
     assert host.loaded_model() == "loaded"
     parts["sd_models"].model_data.sd_model = None  # asking for ``shared.sd_model`` would load one
     assert host.loaded_model() is None
+
+
+def test_the_field_follows_a_save_once_and_only_of_its_name(program) -> None:
+    from lib_refdrop.webui.shelf import Last
+
+    made = script.script_class(program.host, program.shelf)()
+    made.is_img2img = False
+    with gr.Blocks():
+        made.ui(False)
+    refreshed = made._panel._refreshed
+    program.shelf.saved = Last("Disk", "hero", "hero-2")
+    assert refreshed("Disk", "hero.safetensors ")[0]["value"] == "hero-2"
+    assert "value" not in refreshed("Disk", "hero")[0]  # asked for again: the older one is meant
+    program.shelf.saved = Last("Disk", "hero", "hero-3")
+    assert "value" not in refreshed("Disk", "king")[0]
+    program.shelf.saved = Last("Disk", "", "pirate-5")
+    assert "value" not in refreshed("Disk", None)[0] and "value" not in refreshed("Disk", "")[0]
