@@ -124,7 +124,7 @@ class SamplingPass:
         return otherwise
 
     def _gives_up(self, technique: Technique, error: Exception) -> None:
-        found = _told(error)
+        found = told(error)
         if technique in self._techniques:
             self._techniques.remove(technique)
         if self.problem is None or isinstance(self.problem, Interrupted):
@@ -133,7 +133,7 @@ class SamplingPass:
             self._tell(technique, found)
 
 
-def _told(error: Exception) -> RefDropError:
+def told(error: Exception) -> RefDropError:
     """What the user is told of an error; one of nobody's making is in the log with all its lines."""
     if isinstance(error, RefDropError):
         return error

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..hosts import Attachment
 from ..settings import Settings
-from ..techniques.sampling_pass import SamplingPass
+from ..techniques.sampling_pass import SamplingPass, told
 from ..techniques.technique import Technique
 from ..words import Interrupted, RefDropError
 from .host import Host
@@ -104,10 +104,10 @@ class Run:
         try:
             adapter, lineage, element_size = self._job.model()
             sampling = Pass(name, self._batch, adapter, lineage, element_size, _sigmas(adapter, self._p))
-        except RefDropError as problem:
+        except Exception as error:
             for task in list(self._tasks):
                 if task is not self._main or self._job.covers(name):
-                    self._over(task, problem)
+                    self._over(task, told(error))
             return
         self._each(lambda task: self._techniques.append((task, task.techniques(sampling))))
         techniques = [technique for _, found in self._techniques for technique in found]
@@ -116,10 +116,11 @@ class Run:
         self._pass = SamplingPass(techniques, self._told)
         try:
             self._attachment = sampling.adapter.attach(self._p, self._pass)
-        except RefDropError as problem:
+        except Exception as error:
+            self._pass = None
             for task, found in list(self._techniques):
                 if found:
-                    self._over(task, problem)
+                    self._over(task, told(error))
 
     def end_pass(self) -> None:
         """The pass is over: lets go of the model and asks what happened."""
@@ -183,8 +184,8 @@ class Run:
         for task in list(self._tasks):
             try:
                 event(task)
-            except RefDropError as problem:
-                self._over(task, problem)
+            except Exception as error:
+                self._over(task, told(error))
 
     def _told(self, technique: Technique, problem: RefDropError) -> None:
         """A technique has given up in the middle of a pass."""
@@ -217,6 +218,8 @@ class _Close:
     def __call__(self) -> None:
         try:
             self._run.close()
+        except Exception:
+            logger.exception("A fault inside RefDrop")
         finally:
             self._close()
 

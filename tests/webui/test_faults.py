@@ -206,6 +206,38 @@ def test_a_fault_of_ours_in_a_hook_stops_and_says_so(tmp_path, monkeypatch) -> N
     assert program.host.state.interrupted and "ZeroDivisionError" in p.extra_generation_params[PROBLEM]
 
 
+MPS = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.\nUse float32."
+
+
+@pytest.mark.parametrize("place", ["lib_refdrop.techniques.reference.guidance.Guidance.call",
+                                   "lib_refdrop.techniques.reference.guidance.Guidance.attention",
+                                   "lib_refdrop.hosts.a1111.A1111Attachment.call",
+                                   "lib_refdrop.hosts.a1111.SigmaClock",
+                                   "lib_refdrop.hosts.a1111.A1111Adapter.sigmas",
+                                   "lib_refdrop.webui.use_task.UseTask.open",
+                                   "lib_refdrop.webui.use_task.differences"])
+@pytest.mark.parametrize("on_problem", ["Stop", "Continue"])
+def test_an_error_of_somebody_elses_is_told_as_itself(program, new, generate, monkeypatch, caplog, place, on_problem) -> None:
+    generate(new(), SAVE)
+    plain = generate(new(), [False], "nurse")
+
+    def fails(*args, **more):
+        raise TypeError(MPS)
+
+    monkeypatch.setattr(place, fails)
+    p = new()
+    made = generate(p, [{**USE[0], "on_problem": on_problem}], "nurse")
+    said = p.extra_generation_params[PROBLEM]
+    assert "TypeError: Cannot convert a MPS Tensor" in said and "\n" not in said and p.comments[-1] == said
+    assert "RefDrop RFG" not in p.extra_generation_params
+    assert program.host.state.interrupted == (on_problem == "Stop")
+    assert any(record.exc_info for record in caplog.records)  # whole, for whoever is to mend it
+    if on_problem == "Continue" and "differences" not in place:
+        assert torch.equal(made, plain)
+    unet = p.sd_model.model.diffusion_model
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
+
+
 def test_progress_is_short_beside_what_the_host_says(program, new, generate) -> None:
     said = []
     p = new()
