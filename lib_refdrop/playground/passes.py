@@ -65,8 +65,9 @@ def _from_noise(p: Txt2Img) -> Tensor | None:
     p.rng = _noise(p, p.width, p.height)
     x = p.rng.next()
     _begin(p, sampler, p.steps, p.prompts, p.negative_prompts, (p.height, p.width), p.cfg_scale)
-    _tell(p, "process_before_every_sampling", x=x, noise=x, c=p.c, uc=p.uc)
     levels = sampler.levels(schedule, _levels(p), p.steps)
+    p.sigmas = list(levels)
+    _tell(p, "process_before_every_sampling", x=x, noise=x, c=p.c, uc=p.uc)
     start = (levels[0] ** 2 + 1) ** 0.5 if sampler.own_levels else levels[0]
     return _run(p, sampler, x * start, levels, levels, p.steps)
 
@@ -85,9 +86,10 @@ def _from_pictures(p: Img2Img) -> Tensor | None:
     denoiser = _begin(p, sampler, p.steps, p.prompts, p.negative_prompts, (p.height, p.width), p.cfg_scale)
     if p.mask is not None:
         denoiser.blend = partial(_blended, p)
-    _tell(p, "process_before_every_sampling", x=p.init_latent, noise=noise, c=p.c, uc=p.uc)
     scale = 1.0 if p.initial_noise_multiplier is None else p.initial_noise_multiplier
     exact = p.host.opts.data["img2img_fix_steps"]
+    p.sigmas = _part(p, sampler, schedule, p.steps, exact)[0]
+    _tell(p, "process_before_every_sampling", x=p.init_latent, noise=noise, c=p.c, uc=p.uc)
     latents = _run_from(p, sampler, schedule, p.init_latent, noise * scale, p.steps, exact)
     return latents if latents is None or p.mask is None else _blended(p, latents)
 
@@ -115,6 +117,7 @@ def _second_pass(p: Txt2Img, latents: Tensor) -> Tensor:
            p.cfg_scale if p.hr_cfg is None else p.hr_cfg, p.sampler[0].calls(p.steps))
     p.hr_c, p.hr_uc = p.c, p.uc
     _tell(p, "before_hr")
+    p.sigmas = _part(p, sampler, schedule, steps, exact=True)[0]
     _tell(p, "process_before_every_sampling", x=latents, noise=noise, c=p.hr_c, uc=p.hr_uc)
     made = _run_from(p, sampler, schedule, latents, noise, steps, exact=True)
     return first if made is None else made
@@ -123,15 +126,20 @@ def _second_pass(p: Txt2Img, latents: Tensor) -> Tensor:
 def _run_from(p: Processing, sampler: Sampler, schedule: str, latents: Tensor, noise: Tensor, steps: int,
               exact: bool) -> Tensor | None:
     """From a picture's latents: ``exact`` makes ``steps`` steps, otherwise ``denoising_strength`` of them and one."""
-    strength = min(p.denoising_strength or 0.0, 0.999)
-    if exact and strength == 0:
-        return latents
-    total, begun = (int(steps / strength), steps - 1) if exact else (steps, int(strength * steps))
-    whole = sampler.levels(schedule, _levels(p), total)
-    levels = sampler.part(whole, total, begun)
+    levels, whole = _part(p, sampler, schedule, steps, exact)
     if len(levels) < 2:  # DDIM makes no step at all where the strength is small
         return latents
     return _run(p, sampler, latents + noise * levels[0], levels, whole, len(levels) - 1)
+
+
+def _part(p: Processing, sampler: Sampler, schedule: str, steps: int, exact: bool) -> tuple[list[float], list[float]]:
+    """The levels that are left of a schedule for a pass that begins in a picture, and the whole schedule."""
+    strength = min(p.denoising_strength or 0.0, 0.999)
+    if exact and strength == 0:
+        return [], []
+    total, begun = (int(steps / strength), steps - 1) if exact else (steps, int(strength * steps))
+    whole = sampler.levels(schedule, _levels(p), total)
+    return list(sampler.part(whole, total, begun)), list(whole)
 
 
 def _run(p: Processing, sampler: Sampler, x: Tensor, levels: Sequence[float], whole: Sequence[float],

@@ -68,6 +68,7 @@ class Processing:
     denoiser: CFGDenoiser | None = None  # of the pass that runs
     c: Any = None
     uc: Any = None
+    sigmas: list[float] | None = None  # of the pass that begins
 
     def comment(self, text: str) -> None:
         """A sentence for the person who asked for the pictures; said once."""
