@@ -1,0 +1,225 @@
+"""RefDrop in a program of one's own, on any diffusers pipeline with a Stable Diffusion UNet::
+
+    import lib_refdrop as refdrop
+
+    with refdrop.record(pipe, "hero"):
+        pipe("a pirate on grass", generator=torch.Generator().manual_seed(1))
+    with refdrop.use(pipe, "hero", 0.3):
+        picture = pipe("a nurse on snow").images[0]
+
+Text to picture, picture to picture, inpainting; SD1.x, SD2.x, SDXL; whatever scheduler, attention processor or LoRA the
+pipeline has. Afterwards, also after an exception, the pipeline is as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .hosts.diffusers import attached, lineage_of
+from .model.rows import COND, UNCOND, Row
+from .model.schedule import SAME, SigmaClock
+from .model.sites import SECTIONS, Lineage
+from .references.plan import PRESETS, Plan, preset
+from .references.reference import Reference
+from .references.replay import Replays
+from .stores import Saved, Store, open_store
+from .techniques.reference.guidance import Guidance
+from .techniques.reference.recording import Recording
+from .techniques.reference.strength import Strength
+from .techniques.sampling_pass import SamplingPass
+from .techniques.technique import Outcome, Technique
+from .words import RefDropError, SettingsError
+
+FOLDER = Path(__file__).resolve().parents[1] / "latents"  # where the web UI's extension keeps its references, too
+
+
+class Used:
+    """What :func:`use` did: :attr:`outcomes`, one for each picture or batch drawn so far."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+
+class Recorded:
+    """What :func:`record` left behind, after its block: :attr:`saved` has name, bytes and place."""
+
+    saved: Saved | None = None
+
+
+@contextmanager
+def use(pipe: Any, reference: str | Reference, strength: float | Strength = 0.3, *,
+        folder: str | Path | Store = FOLDER, sections: Sequence[str] = SECTIONS) -> Iterator[Used]:
+    """Pictures that ``pipe`` draws inside the block are guided by ``reference`` (Eq. 5 of the paper).
+
+    ``strength`` is the RFG coefficient c in [−1, 1]: 0.2 to 0.4 for consistency, −0.3 for diversity. ``reference`` is a
+    name in ``folder`` (a path, an fsspec URL, or a store), or a reference itself. ``sections`` are the layers that act, of
+    "input", "middle", "output".
+
+    Raises :class:`~lib_refdrop.words.RefDropError` at once where the reference is missing or does not fit the model, and
+    after the block where a picture was not guided as asked: the first reason.
+    """
+    strength = _checked_strength(strength, tuple(sections))
+    unet, done, problems = _unet(pipe), Used(), []
+    lineage, replays = lineage_of(unet), Replays()
+    with _opened(reference, folder) as found:
+        Guidance([(found, strength)], lineage)  # says now what does not fit
+
+        def techniques(sigma: float) -> list[Technique]:
+            return [Guidance([(found, strength)], lineage, replays=replays)]
+
+        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), done.outcomes):
+            yield done
+    if problems:
+        raise problems[0]
+
+
+@contextmanager
+def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str | Path | Store = FOLDER,
+           replace: bool = False, image: int = 0) -> Iterator[Recorded]:
+    """The first picture that ``pipe`` draws inside the block becomes the reference ``name``.
+
+    ``keep`` is a preset ("Exact", "Balanced", "Small", "Tiny") or a plan; ``image`` which picture of a batch. A name that is
+    taken gets a number unless ``replace``; what it got is in the block's :class:`Recorded`, afterwards.
+
+    Raises :class:`~lib_refdrop.words.RefDropError` where it could not be saved; after another exception nothing is.
+    """
+    unet, left, problems = _unet(pipe), Recorded(), []
+    lineage = lineage_of(unet)
+    writer = _store(folder).writer(name, replace)
+    recording = Recording(lineage, _provenance(pipe), _plan(keep, lineage), writer, image)
+    waiting = [recording]
+
+    def techniques(sigma: float) -> list[Technique]:
+        """The first generation's only."""
+        if not waiting:
+            return []
+        recording.begin_pass("base", _known_sigmas(pipe, sigma))
+        return [waiting.pop()]
+
+    try:
+        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), []):
+            yield left
+        if problems:
+            raise problems[0]
+        left.saved = recording.commit()
+    finally:
+        recording.abort()
+
+
+@contextmanager
+def _passes(pipe: Any, unet: nn.Module, techniques: Callable[[float], list[Technique]], tell: Callable,
+            outcomes: list[Outcome]) -> Iterator[None]:
+    """A sampling pass for each generation of the pipeline while the block runs."""
+    current = _Current(pipe, techniques, tell, outcomes)
+    with attached(unet, current, current.rows, _alphas(pipe)):
+        yield
+        current.finish()
+
+
+class _Current(SamplingPass):
+    """Stands for the generation that runs: a pipeline makes a schedule anew for each, and so begins another pass."""
+
+    def __init__(self, pipe: Any, techniques: Callable[[float], list[Technique]], tell: Callable,
+                 outcomes: list[Outcome]) -> None:
+        super().__init__([])
+        self._pipe, self._new, self._all = pipe, techniques, outcomes
+        self._inform = tell
+        self._now: SamplingPass | None = None
+        self._schedule: Any = None  # the timesteps of the generation that runs, the very object
+
+    def rows(self, batch: int) -> list[Row]:
+        """diffusers puts the unconditional half first, and leaves it out where it does not guide."""
+        branches = (UNCOND, COND) if getattr(self._pipe, "do_classifier_free_guidance", False) else (COND,)
+        if batch % len(branches):
+            raise RefDropError("RefDrop does not know the rows of this pipeline's batch, so it cannot guide it.")
+        return [Row(branch, image) for branch in branches for image in range(batch // len(branches))]
+
+    @property
+    def replaying(self) -> bool:
+        return self._now is not None and self._now.replaying
+
+    def call(self, sigma: float, rows: Sequence[Row], host: Any = None, **more: Any) -> None:
+        schedule = getattr(self._pipe.scheduler, "timesteps", None)
+        if self._now is None or schedule is not self._schedule:
+            self.finish()
+            self._now, self._schedule = SamplingPass(self._new(sigma), self._inform), schedule
+        self._now.call(sigma, rows, host, **more)
+
+    def attention(self, site: Any, own: Tensor, layer: Any) -> Tensor:
+        return own if self._now is None else self._now.attention(site, own, layer)
+
+    def note(self, sentence: str) -> None:
+        if self._now is not None:
+            self._now.note(sentence)
+
+    def finish(self) -> list[Outcome]:
+        now, self._now = self._now, None
+        found = now.finish() if now is not None else []
+        self._all += found
+        return found
+
+
+@contextmanager
+def _opened(reference: str | Reference, folder: str | Path | Store) -> Iterator[Reference]:
+    if isinstance(reference, Reference):
+        yield reference
+        return
+    with _store(folder).using(reference) as found:
+        yield found
+
+
+def _store(folder: str | Path | Store) -> Store:
+    return open_store(folder) if isinstance(folder, (str, Path)) else folder
+
+
+def _unet(pipe: Any) -> nn.Module:
+    unet = getattr(pipe, "unet", None)
+    if not isinstance(unet, nn.Module) or not lineage_of(unet).sites:
+        raise RefDropError(f"A {type(pipe).__name__} has no Stable Diffusion UNet; RefDrop works with SD1.x, SD2.x and SDXL "
+                           "pipelines.")
+    _alphas(pipe)
+    return unet
+
+
+def _alphas(pipe: Any) -> Tensor:
+    alphas = getattr(pipe.scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        raise RefDropError(f"RefDrop cannot follow the noise levels of a {type(pipe.scheduler).__name__}; choose a scheduler "
+                           "with alphas_cumprod, such as EulerDiscreteScheduler.")
+    return alphas
+
+
+def _known_sigmas(pipe: Any, begun: float) -> list[float] | None:
+    """The noise levels of the generation that has just begun at one of them, by its scheduler."""
+    timesteps = getattr(pipe.scheduler, "timesteps", None)
+    if timesteps is None:
+        return None
+    clock = SigmaClock(_alphas(pipe))
+    return [sigma for timestep in timesteps if (sigma := clock(float(timestep))) <= begun * (1 + SAME)]
+
+
+def _plan(keep: str | Plan, lineage: Lineage) -> Plan:
+    if isinstance(keep, Plan):
+        return keep
+    if keep not in PRESETS:
+        raise SettingsError(f"keep must be {' or '.join(PRESETS)}, not {keep!r}.")
+    return preset(keep, lineage)
+
+
+def _checked_strength(strength: float | Strength, sections: tuple[str, ...]) -> Strength:
+    if isinstance(strength, Strength):
+        return strength
+    if not isinstance(strength, (int, float)) or not -1 <= strength <= 1:
+        raise SettingsError(f"strength must be a number from -1 to 1, not {strength!r}.")
+    if not sections or set(sections) - set(SECTIONS):
+        raise SettingsError(f"sections must be some of {', '.join(SECTIONS)}, not {sections!r}.")
+    return Strength(float(strength), sections)
+
+
+def _provenance(pipe: Any) -> dict[str, Any]:
+    return {"model": Path(str(getattr(pipe.config, "_name_or_path", ""))).name or type(pipe).__name__}
