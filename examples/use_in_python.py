@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> int:
 
     import lib_refdrop as refdrop
 
-    pipe = StableDiffusionPipeline.from_pretrained(ROOT / "examples" / "demo-model", dtype=torch.float32, safety_checker=None,
-                                                   local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(ROOT / "examples" / "demo-model", dtype=torch.float32,
+                                                   safety_checker=None, local_files_only=True)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
 

@@ -57,11 +57,11 @@ def use(pipe: Any, reference: str | Reference, strength: float | Strength = 0.3,
     """Pictures that ``pipe`` draws inside the block are guided by ``reference`` (Eq. 5 of the paper).
 
     ``strength`` is the RFG coefficient c in [−1, 1]: 0.2 to 0.4 for consistency, −0.3 for diversity. ``reference`` is a
-    name in ``folder`` (a path, an fsspec URL, or a store), or a reference itself. ``sections`` are the layers that act, of
-    "input", "middle", "output".
+    name in ``folder`` (a path, an fsspec URL, or a store), or a reference itself. ``sections`` are the layers that act,
+    of "input", "middle", "output".
 
-    Raises :class:`~lib_refdrop.words.RefDropError` at once where the reference is missing or does not fit the model, and
-    after the block where a picture was not guided as asked: the first reason.
+    Raises :class:`~lib_refdrop.words.RefDropError` at once where the reference is missing or does not fit the model,
+    and after the block where a picture was not guided as asked: the first reason.
     """
     strength = _checked_strength(strength, tuple(sections))
     unet, done, problems = _unet(pipe), Used(), []
@@ -83,8 +83,8 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
            replace: bool = False, image: int = 0) -> Iterator[Recorded]:
     """The first picture that ``pipe`` draws inside the block becomes the reference ``name``.
 
-    ``keep`` is a preset ("Exact", "Balanced", "Small", "Tiny") or a plan; ``image`` which picture of a batch. A name that is
-    taken gets a number unless ``replace``; what it got is in the block's :class:`Recorded`, afterwards.
+    ``keep`` is a preset ("Exact", "Balanced", "Small", "Tiny") or a plan; ``image`` which picture of a batch. A name
+    that is taken gets a number unless ``replace``; what it got is in the block's :class:`Recorded`, afterwards.
 
     Raises :class:`~lib_refdrop.words.RefDropError` where it could not be saved; after another exception nothing is.
     """
@@ -180,8 +180,8 @@ def _store(folder: str | Path | Store) -> Store:
 def _unet(pipe: Any) -> nn.Module:
     unet = getattr(pipe, "unet", None)
     if not isinstance(unet, nn.Module) or not lineage_of(unet).sites:
-        raise RefDropError(f"A {type(pipe).__name__} has no Stable Diffusion UNet; RefDrop works with SD1.x, SD2.x and SDXL "
-                           "pipelines.")
+        raise RefDropError(f"A {type(pipe).__name__} has no Stable Diffusion UNet; RefDrop works with SD1.x, SD2.x "
+                           "and SDXL pipelines.")
     _alphas(pipe)
     return unet
 
@@ -189,8 +189,8 @@ def _unet(pipe: Any) -> nn.Module:
 def _alphas(pipe: Any) -> Tensor:
     alphas = getattr(pipe.scheduler, "alphas_cumprod", None)
     if alphas is None:
-        raise RefDropError(f"RefDrop cannot follow the noise levels of a {type(pipe.scheduler).__name__}; choose a scheduler "
-                           "with alphas_cumprod, such as EulerDiscreteScheduler.")
+        raise RefDropError(f"RefDrop cannot follow the noise levels of a {type(pipe.scheduler).__name__}; choose a "
+                           "scheduler with alphas_cumprod, such as EulerDiscreteScheduler.")
     return alphas
 
 

@@ -37,7 +37,7 @@ class Host:
         with torch.no_grad():
             for timestep, parts in zip(TIMESTEPS, steps):
                 rows = [Row(kind.branch, image, kind.part) for kind, _ in parts for image in range(len(seeds))]
-                contexts = torch.cat([noise(100 * prompt, 1, 77, 128).expand(len(seeds), -1, -1) for _, prompt in parts])
+                contexts = torch.cat([noise(100 * prompt, 1, 77, 128).repeat(len(seeds), 1, 1) for _, prompt in parts])
                 with attached(self.unet, sampling_pass or SamplingPass([]), lambda batch, rows=rows: rows, self.alphas):
                     out = self.unet(x.repeat(len(parts), 1, 1, 1), timestep, contexts).sample.chunk(len(parts))
                 x = 0.6 * x - 0.3 * out[-1] + 0.1 * sum(out[:-1])
@@ -100,13 +100,15 @@ def test_a_reference_of_one_part_serves_every_part(host) -> None:
 
 
 def test_where_a_branch_was_not_seen_the_other_serves(host) -> None:
-    """Hosts can leave the negative half out of some steps; both halves are then guided by the one that was seen there."""
+    """Hosts can leave the negative half out of some steps; both halves are then guided by the one that was seen
+    there."""
     without = [[(COND, CASTLE)] if number in (0, 3, 4) else step for number, step in enumerate(SIMPLE)]
     reference, _ = host.record(without, preset("Exact", host.lineage))
     record = reference.passes["base"]
     assert len(record.kept[COND]) == 5 and len(record.kept[UNCOND]) == 2
     for call in record.calls:
-        assert record.calls[record.serving(call.sigma, 0, UNCOND).call].sigma == call.sigma  # its own level, never another
+        serving = record.calls[record.serving(call.sigma, 0, UNCOND).call]
+        assert serving.sigma == call.sigma  # its own level, never another
     assert host.use(reference, 0.3, SIMPLE)[1].acted_on_all == 5
 
 
@@ -114,7 +116,8 @@ def test_guided_on_some_rows_is_not_called_guided_on_all(host) -> None:
     """A feature that a damaged plan left out: the negative half's at one level."""
     reference, _ = host.record(SIMPLE, preset("Exact", host.lineage))
     site = max(reference.sites("base"))
-    lacking = {name: value for name, value in reference.features.items() if not name.startswith(f"base/0002/{site}/uncond")}
+    start = f"base/0002/{site}/uncond"
+    lacking = {name: value for name, value in reference.features.items() if not name.startswith(start)}
     outcome = host.use(replace(reference, features=lacking), 0.3, SIMPLE)[1]
     assert outcome.acted == 5 and outcome.acted_on_all == 4
 
@@ -134,7 +137,8 @@ def test_a_schedule_that_nobody_knew_is_thinned_out_as_it_comes(host) -> None:
 
 
 def test_a_reference_made_from_a_picture_is_silent_in_pure_noise() -> None:
-    """img2img begins in the middle of a schedule: what it says of its own first level is not true of the noise above."""
+    """img2img begins in the middle of a schedule: what it says of its own first level is not true of the noise
+    above."""
     calls = tuple(RecordedCall(sigma) for sigma in (1.9, 1.6, 1.3, 0.6, 0.1))
     record = PassRecord(calls, {COND: frozenset(range(5))})
     assert [record.serving(sigma, 0, COND) is not None for sigma in (14.6, 8.0, 4.0, 2.1, 1.9, 0.03)] == [
