@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -22,14 +22,9 @@ _STEPS = (torch.int8, torch.uint8, getattr(torch, "float8_e4m3fn", None))
 _MOST_SIDES = 5  # of a latent: channels, frames, height and width, and one to spare
 
 
-class Described(NamedTuple):
-    """A tensor that need not be there yet."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
 class _Tensor(Protocol):
+    """A tensor, or what is known of one that is not there yet."""
+
     @property
     def dtype(self) -> torch.dtype: ...
 
@@ -57,7 +52,8 @@ def passes_of(manifest: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> di
     for text in _TEXTS:
         if not isinstance(manifest.get(text, ""), str):
             raise ValueError(f"its {text} is no text")
-    if not isinstance(manifest["lineage"], str) or len(manifest["lineage"]) > _LONGEST_LINEAGE:
+    lineage = manifest["lineage"]
+    if not isinstance(lineage, str) or len(lineage) > _LONGEST_LINEAGE or not lineage.isprintable():
         raise ValueError("it has no lineage")
     percent = float(manifest.get("kept", {}).get("save_percent", 100))
     if not 0 < percent <= 100:

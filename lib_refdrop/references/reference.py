@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -31,6 +31,10 @@ GIVEN = "given"
 _SEEN = ("x", "t")
 _LARGEST = 1e6  # far beyond what fp16 can hold
 
+
+
+# There are few of them, in the names of a hundred thousand tensors.
+_site, _kind = lru_cache(4096)(Site.parse), lru_cache(256)(Kind.parse)
 
 
 class RecordedCall(NamedTuple):
@@ -59,8 +63,8 @@ class Key(NamedTuple):
     def parse(cls, name: str) -> tuple[Key, str]:
         """The inverse of :meth:`tensor_name`. Raises ValueError for another name, also for another spelling of one."""
         pass_name, call, site, kind, part = name.split("/")
-        key = cls(pass_name, int(call), Site.parse(site), Kind.parse(kind))
-        if part not in PARTS or key.tensor_name(part) != name:
+        key = cls(pass_name, int(call), _site(site), _kind(kind))
+        if part not in PARTS or f"{key.call:04d}" != call:
             raise ValueError(f"no feature is named {name}")
         return key, part
 

@@ -16,7 +16,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from ..references.contents import Described, passes_of, version_of
+from ..references.contents import passes_of, version_of
 from ..references.reference import FORMAT_VERSION, GIVEN, Reference, is_trajectory
 from ..words import ReferenceProblem, first_line, shortened
 from . import safetensors
@@ -38,7 +38,7 @@ def read_reference(path: Path, name: str) -> Reference:
         size = os.fstat(file.fileno()).st_size
         header = safetensors.read(file, size)
         manifest, entries = _checked(header, size, path, name)
-        passes = passes_of(manifest, described(entries))
+        passes = passes_of(manifest, entries)
     except _ERRORS as error:
         file.close()
         raise _damaged(name, f"its header or manifest is unreadable: {first_line(error)}") from error
@@ -48,11 +48,6 @@ def read_reference(path: Path, name: str) -> Reference:
     tensors = FileTensors(file, name, entries, header.start)
     content = header.digest if SUMS in header.metadata else _content(header, tensors)
     return Reference(name, _tidy(manifest, name), passes, tensors, size, content)
-
-
-def described(entries: Mapping[str, Entry]) -> dict[str, Described]:
-    """The tensors of a file by type and shape."""
-    return {name: Described(DTYPES[entry.dtype], entry.shape) for name, entry in entries.items()}
 
 
 def order_of(path: Path) -> int | None:
@@ -103,7 +98,7 @@ class FileTensors(Mapping[str, Tensor]):
                 raise ValueError(f"the numbers of {key} are not those that were saved")
         except (OSError, ValueError, RuntimeError) as error:
             raise _damaged(self._name, first_line(error)) from error
-        return tensor.view(DTYPES[entry.dtype]).view(entry.shape)
+        return tensor.view(entry.dtype).view(entry.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -129,7 +124,7 @@ def _checked(header: Header, size: int, path: Path, name: str) -> tuple[dict, di
         raise ValueError("its checksum is wrong")
     if sums is None and version > 1:
         raise ValueError("it has no checksums of its tensors")
-    lacking = {entry.dtype for entry in entries.values()} - set(DTYPES)
+    lacking = {entry.kind for entry in entries.values()} - set(DTYPES)
     if lacking:
         raise ReferenceProblem(f"Reference {name!r} holds numbers of type {min(lacking)}, which this PyTorch does not "
                                "know; update PyTorch, or save the reference in another precision.")

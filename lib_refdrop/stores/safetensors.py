@@ -38,14 +38,19 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Entry(NamedTuple):
-    """A tensor's type and shape and where it lies: ``start`` and ``stop`` count bytes from the end of the header.
-    ``crc`` is its bytes' CRC-32, None where a file has none."""
+    """A tensor's type, by its name in a file, and shape, and where it lies: ``start`` and ``stop`` count bytes from the
+    end of the header. ``crc`` is its bytes' CRC-32, None where a file has none."""
 
-    dtype: str
+    kind: str
     shape: tuple[int, ...]
     start: int
     stop: int
     crc: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Raises KeyError where this PyTorch lacks it."""
+        return DTYPES[self.kind]
 
 
 class Header(NamedTuple):
@@ -62,7 +67,7 @@ def encode(entries: Mapping[str, Entry], manifest: str) -> bytes:
     be too long."""
     sums = base64.b64encode(struct.pack(f">{len(entries)}I", *(entries[name].crc for name in sorted(entries)))).decode()
     metadata = {"format": "pt", MANIFEST: manifest, CHECK: checksum(entries, manifest, sums), SUMS: sums}
-    tensors = {name: {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [entry.start, entry.stop]}
+    tensors = {name: {"dtype": entry.kind, "shape": entry.shape, "data_offsets": [entry.start, entry.stop]}
                for name, entry in entries.items()}
     text = json.dumps({"__metadata__": metadata, **tensors}, separators=(",", ":")).encode()
     if len(text) > LONGEST - ALIGNMENT:
@@ -77,7 +82,7 @@ def padded(text: bytes, room: int) -> bytes:
 
 def letters_of(name: str, entry: Entry) -> int:
     """At most so many bytes an entry takes in the header."""
-    return math.ceil(len(json.dumps({name: [entry.dtype, entry.shape]})) + 2 * len(str(entry.stop)) + SUM_LETTERS) + 50
+    return math.ceil(len(json.dumps({name: [entry.kind, entry.shape]})) + 2 * len(str(entry.stop)) + SUM_LETTERS) + 50
 
 
 def read(file: BinaryIO, size: int) -> Header:
@@ -111,21 +116,16 @@ def read_metadata(file: BinaryIO, size: int) -> dict[str, str]:
 
 def entries_of(header: Header, nbytes: int) -> dict[str, Entry]:
     """The tensors that fill exactly ``nbytes``. Raises ValueError where a description makes no sense."""
-    found = {name: _entry(name, raw) for name, raw in header.tensors.items()}
+    sums = _sums(header)
+    found = {name: _entry(name, raw, None if sums is None else sums[name]) for name, raw in header.tensors.items()}
     end = 0
-    for name, entry in sorted(found.items(), key=lambda pair: (pair[1].start, pair[1].stop)):
+    for name, entry in sorted(found.items(), key=lambda pair: pair[1][2:4]):
         if entry.start != end:
             raise ValueError(f"{name} does not begin where the tensor before it ends")
         end = entry.stop
     if end != nbytes:
         raise ValueError(f"its tensors need {end} bytes, it has {nbytes}")
-    if SUMS not in header.metadata:
-        return found
-    packed = base64.b64decode(header.metadata[SUMS], validate=True)
-    if len(packed) != 4 * len(found):
-        raise ValueError("it has more or fewer checksums than tensors")
-    sums = struct.unpack(f">{len(found)}I", packed)
-    return {name: found[name]._replace(crc=crc) for name, crc in zip(sorted(found), sums)}
+    return found
 
 
 def checksum(entries: Mapping[str, Entry], manifest: str, sums: str | None = None) -> str:
@@ -135,7 +135,7 @@ def checksum(entries: Mapping[str, Entry], manifest: str, sums: str | None = Non
     """
     digest = hashlib.sha256(manifest.encode())
     for name in sorted(entries):
-        digest.update(f"\n{name} {entries[name].dtype} {list(entries[name].shape)}".encode())
+        digest.update(f"\n{name} {entries[name].kind} {list(entries[name].shape)}".encode())
     if sums is not None:
         digest.update(f"\n{sums}".encode())
     return digest.hexdigest()
@@ -157,7 +157,17 @@ def _read(file: BinaryIO, length: int) -> bytes:
     return text
 
 
-def _entry(name: str, raw: dict) -> Entry:
+def _sums(header: Header) -> dict[str, int] | None:
+    """The tensors' checksums by name; None where the file has none."""
+    if SUMS not in header.metadata:
+        return None
+    packed = base64.b64decode(header.metadata[SUMS], validate=True)
+    if len(packed) != 4 * len(header.tensors):
+        raise ValueError("it has more or fewer checksums than tensors")
+    return dict(zip(sorted(header.tensors), struct.unpack(f">{len(header.tensors)}I", packed)))
+
+
+def _entry(name: str, raw: dict, crc: int | None) -> Entry:
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"{name} has an impossible shape or place")
@@ -167,7 +177,7 @@ def _entry(name: str, raw: dict) -> Entry:
         raise ValueError(f"{name} has an impossible shape")
     if offsets[1] - offsets[0] != math.prod(shape) * _SIZES[dtype]:
         raise ValueError(f"{name} has another size than its shape")
-    return Entry(dtype, tuple(shape), *offsets)
+    return Entry(dtype, tuple(shape), offsets[0], offsets[1], crc)
 
 
 def _are_counts(numbers: Iterable) -> bool:

@@ -22,7 +22,7 @@ from ..words import StoreProblem, shortened
 from . import safetensors
 from .interface import LimitReached, Saved
 from .partial import PartialFile, clean, sync
-from .reading import ORDER, described
+from .reading import ORDER
 from .safetensors import Entry
 
 _HEADROOM = 16 * 2**20  # left free on the disk, for the header and for the system
@@ -116,7 +116,7 @@ class FileWriter:
     def commit(self, manifest: dict) -> Saved:
         self._check_open()
         with self._whole_or_nothing():
-            passes_of(manifest, described(self._entries))  # nobody could read a file with wrong or missing names
+            passes_of(manifest, self._entries)  # nobody could read a file with wrong or missing names
             manifest[ORDER] = self._place.next_order()
             for tried in range(_TRIES):
                 name = self._name if self._replace else free(self._name, self._place.taken())

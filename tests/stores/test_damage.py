@@ -212,6 +212,7 @@ IMPOSSIBLE = {
     # the manifest
     "id a list": says(id=["a"]), "id an object": says(id={"a": 1}), "id a number": says(id=3),
     "prompt a list": says(prompt=[1]), "family a number": says(family=7), "lineage a list": says(lineage=["x"]),
+    "lineage of lines": says(lineage="a\nb"),
     "lineage of a page": says(lineage="x" * 10_000), "created a number": says(created=5),
     "kept a list": says(kept=[1]), "percent 0": says(kept={"save_percent": 0}),
     "percent −50": says(kept={"save_percent": -50}), "percent NaN": says(kept={"save_percent": float("nan")}),
