@@ -29,7 +29,8 @@ _BASE = {"negative_prompt": "blurry", "steps": 3, "width": SIZE, "height": SIZE,
 # Hosts restore an overridden setting only where their file has it, so what a test overrides stands here.
 _SETTINGS = {"live_previews_enable": False, "samples_save": False, "grid_save": False, "return_grid": False,
              "batch_cond_uncond": True, "token_merging_ratio": 0.0, "hypertile_enable_unet": False,
-             "hypertile_max_tile_unet": 256}
+             "hypertile_max_tile_unet": 256, "pad_cond_uncond": False, "skip_early_cond": 0.0,
+             "s_min_uncond_all": False, "refdrop_remember": False, "refdrop_remember_count": 20}
 
 
 class Refused(Exception):
@@ -56,6 +57,11 @@ class Made:
 def difference(one: Made, other: Made) -> float:
     """The mean difference of the first pictures, in grey levels."""
     return float(np.abs(one.pixels[0].astype(int) - other.pixels[0]).mean())
+
+
+def largest(one: np.ndarray, other: np.ndarray) -> int:
+    """The largest difference anywhere in two pictures, in grey levels."""
+    return int(np.abs(one.astype(int) - other).max())
 
 
 class WebUI:
@@ -87,11 +93,15 @@ class WebUI:
                    "--skip-prepare-environment", "--no-download-sd-model", "--ui-settings-file", str(self._settings),
                    "--ui-config-file", str(self._settings.with_name("ui.json")), *more]
         with open(self._log, "ab") as log:
+            began = log.tell()
             self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if self._process.poll() is not None:
                 break
+            if b"Startup time" not in self._log.read_bytes()[began:]:  # asked while it adds its routes, a host breaks
+                time.sleep(1)
+                continue
             try:
                 self.get("/sdapi/v1/script-info")
                 self.draw([False] if extension else None, steps=1, width=64, height=64)  # loads the model
@@ -118,6 +128,8 @@ class WebUI:
     def draw(self, refdrop: dict[str, Any] | list | None = None, **payload: Any) -> Made:
         """One request; ``refdrop`` are the extension's settings by name, or a list of arguments."""
         body = {**_BASE, **payload}
+        if "enable_hr" in body:
+            body["hr_upscaler"] = self._upscaler(body["hr_upscaler"])
         if "enable_hr" in body and (self.folder / "modules_forge").is_dir():
             body.setdefault("hr_additional_modules", ["Use same choices"])
             body.setdefault("hr_cfg", body["cfg_scale"])
@@ -136,6 +148,12 @@ class WebUI:
 
     def use(self, name: str, c: float = 0.3, settings: dict[str, Any] | None = None, **payload: Any) -> Made:
         return self.draw({"mode": "Use", "reference": name, "rfg": c, **(settings or {})}, **{**TARGET, **payload})
+
+    def _upscaler(self, wanted: str) -> str:
+        """The one that is wanted, or one that this web UI has: Neo has none that works on latents."""
+        paths = ("/sdapi/v1/latent-upscale-modes", "/sdapi/v1/upscalers")
+        names = [each["name"] for path in paths for each in self.get(path)]
+        return wanted if wanted in names else next(name for name in names if name != "None")
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as reply:
