@@ -25,7 +25,8 @@ def test_a_second_pass_from_the_page(page: Page) -> None:
     page.locator("#txt2img_hr > button").click()
     page.locator("#txt2img_enable_hr").get_by_role("checkbox").check()
     generate(page)
-    expect(page.locator("#infotext_txt2img textarea")).to_have_value(re.compile("Hires upscaler: Latent"), timeout=60_000)
+    parameters = page.locator("#infotext_txt2img textarea")
+    expect(parameters).to_have_value(re.compile("Hires upscaler: Latent"), timeout=60_000)
 
 
 def test_a_picture_from_a_picture(page: Page, tmp_path) -> None:
@@ -39,14 +40,16 @@ def test_a_picture_from_a_picture(page: Page, tmp_path) -> None:
     fill(page, "img2img_steps", 2)
     expect(page.locator("#img2img_image img")).to_be_visible()
     page.locator("#img2img_generate").click()
-    expect(page.locator("#infotext_img2img textarea")).to_have_value(re.compile("Denoising strength: 0.75"), timeout=60_000)
+    parameters = page.locator("#infotext_img2img textarea")
+    expect(parameters).to_have_value(re.compile("Denoising strength: 0.75"), timeout=60_000)
     expect(page.locator("#img2img_gallery img").first).to_be_visible()
 
 
 def test_an_idle_page_asks_for_nothing(page: Page) -> None:
     prepare(page, "a king arms up on grass", 3)
     generate(page)
-    expect(page.locator("#infotext_txt2img textarea")).to_have_value(re.compile("Seed: 3"), timeout=60_000)
+    parameters = page.locator("#infotext_txt2img textarea")
+    expect(parameters).to_have_value(re.compile("Seed: 3"), timeout=60_000)
     page.wait_for_timeout(2000)  # what follows a generation
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

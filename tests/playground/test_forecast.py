@@ -37,6 +37,7 @@ def test_there_is_nothing_to_say_in_use_or_of_an_empty_field(foretell) -> None:
 
 
 def test_it_says_why_there_is_no_size(studio, foretell) -> None:
-    assert foretell(mode="Save", layer_input=False, layer_middle=False, layer_output=False).startswith("All RefDrop layers")
+    nowhere = foretell(mode="Save", layer_input=False, layer_middle=False, layer_output=False)
+    assert nowhere.startswith("All RefDrop layers")
     studio.playground.host.sd_model = None
     assert foretell(mode="Save") == "How large a reference gets is known with a model loaded."

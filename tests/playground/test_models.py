@@ -159,7 +159,8 @@ def test_a_package_called_modules_on_the_path_is_nobodys_affair(tmp_path):
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "__init__.py").write_text("raise RuntimeError('somebody else\\'s')")
     said = "import atexit, sys; atexit.register(lambda: print('modules' in sys.modules)); "
-    ran = subprocess.run([sys.executable, "-c", said + "from lib_refdrop.playground.__main__ import main; main(['--help'])"],
+    said += "from lib_refdrop.playground.__main__ import main; main(['--help'])"
+    ran = subprocess.run([sys.executable, "-c", said],
                          env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0 and ran.stdout.endswith("False\n"), ran.stderr
     assert "--refdrop-memory" in ran.stdout and "--lora-dir" in ran.stdout
