@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor
@@ -15,9 +17,18 @@ def rounded(sigma: float) -> float:
     return float(f"{sigma:.6g}")
 
 
+def position(sigma: float) -> float:
+    """Where a noise level lies on the way from the picture (0) to noise: ``½ log(1 + σ²)``.
+
+    That is the logarithm by which the picture's share of a latent of variance 1 has shrunk: log sigma where noise prevails,
+    and next to nothing between the last steps, whose features are alike and change little.
+    """
+    return math.log1p(sigma * sigma) / 2
+
+
 def distance(one: float, other: float) -> float:
-    """How far two noise levels are from each other: in log sigma."""
-    return abs(math.log(max(one, 1e-6)) - math.log(max(other, 1e-6)))
+    """How far two noise levels are from each other, by :func:`position`."""
+    return abs(position(one) - position(other))
 
 
 class SigmaClock:
@@ -50,54 +61,75 @@ def descending(sigmas: Iterable[float]) -> list[float]:
     return sorted({rounded(sigma) for sigma in sigmas if sigma > 0}, reverse=True)
 
 
+def part(count: int, percent: float) -> int:
+    """How many of ``count`` levels are the noisiest ``percent`` of them: at least one."""
+    return count if percent >= 100 else min(count, max(1, math.ceil(count * percent / 100 - 1e-9)))
+
+
 def threshold(sigmas: Iterable[float], percent: float) -> float:
     """The smallest sigma among the noisiest ``percent`` of a schedule's levels, at least one; 0 for all of them."""
     levels = descending(sigmas)
     if percent >= 100 or not levels:
         return 0.0
-    return levels[max(1, math.ceil(len(levels) * percent / 100 - 1e-9)) - 1] * (1 - SAME)
+    return levels[part(len(levels), percent) - 1] * (1 - SAME)
 
 
-def spread(sigmas: Iterable[float], count: int | None) -> list[float]:
-    """``count`` of a schedule's levels (None: all), so that every level has one near it: evenly spread in log sigma.
+def spread(sigmas: Iterable[float], count: int | None, among: Iterable[float] | None = None) -> list[float]:
+    """``count`` of a schedule's levels (None: all), so that every level has one near it.
 
-    Divides the levels into ``count`` neighbouring groups, each served by one of its own, so that the sum over all levels of
-    the distance to the one that serves it is the least (one-dimensional k-medians, exactly, by dynamic programming).
+    They are those for which the sum over all levels of the :func:`distance` to the nearest is the least (one-dimensional
+    k-medians, exactly, by dynamic programming). With ``among`` only levels that are in there are taken.
     """
     levels = descending(sigmas)
-    if count is None or count >= len(levels):
-        return levels
-    logs = [math.log(level) for level in levels]
-    size = len(levels)
-    sums = [0.0]
-    for each in logs:
-        sums.append(sums[-1] + each)
-
-    def cost(start: int, stop: int) -> float:
-        """Of levels ``start`` to ``stop`` − 1 served by their median."""
-        middle = (start + stop) // 2
-        above = (sums[middle] - sums[start]) - logs[middle] * (middle - start)
-        below = logs[middle] * (stop - middle) - (sums[stop] - sums[middle])
-        return above + below
-
-    best = [[math.inf] * (size + 1) for _ in range(count + 1)]
-    cut = [[0] * (size + 1) for _ in range(count + 1)]
-    best[0][0] = 0.0
-    for groups in range(1, count + 1):
-        for stop in range(groups, size + 1):
-            best[groups][stop], cut[groups][stop] = min(
-                (best[groups - 1][start] + cost(start, stop), start) for start in range(groups - 1, stop))
-    kept, stop = [], size
-    for groups in range(count, 0, -1):
-        start = cut[groups][stop]
-        kept.append(levels[(start + stop) // 2])
-        stop = start
+    there = levels if among is None else [level for level in descending(among) if level in set(levels)]
+    if count is None or count >= len(there):
+        return there
+    cost = _Costs(levels, there)
+    between = [[cost.between(j, i) for j in range(i)] for i in range(len(there))]
+    best, came = [cost.above(i) for i in range(len(there))], []
+    for _ in range(count - 1):
+        before = best
+        found = [min(((before[j] + between[i][j], j) for j in range(i)), default=(math.inf, 0)) for i in range(len(there))]
+        best = [total for total, _ in found]
+        came.append([j for _, j in found])
+    at = min(range(len(there)), key=lambda i: best[i] + cost.below(i))
+    kept = [there[at]]
+    for sources in reversed(came):
+        at = sources[at]
+        kept.append(there[at])
     return kept[::-1]
+
+
+class _Costs:
+    """Sums of distances of ``levels`` to those of ``there`` that serve them; both fall, and the latter are some of the
+    former."""
+
+    def __init__(self, levels: Sequence[float], there: Sequence[float]) -> None:
+        self._ascending = [-position(level) for level in levels]
+        self._sums = [0.0, *itertools.accumulate(self._ascending)]
+        self._at = [levels.index(level) for level in there]
+
+    def above(self, i: int) -> float:
+        """Of all noisier levels to the i-th."""
+        return self._cost(0, self._at[i], self._at[i])
+
+    def below(self, i: int) -> float:
+        """Of all quieter levels to the i-th."""
+        return self._cost(self._at[i], len(self._ascending), self._at[i])
+
+    def between(self, i: int, j: int) -> float:
+        """Of the levels between the i-th and the j-th, each to the nearer."""
+        first, last = self._at[i], self._at[j]
+        half = bisect_right(self._ascending, (self._ascending[first] + self._ascending[last]) / 2, first, last)
+        return self._cost(first, half, first) + self._cost(half, last, last)
+
+    def _cost(self, start: int, stop: int, server: int) -> float:
+        return abs(self._sums[stop] - self._sums[start] - (stop - start) * self._ascending[server])
 
 
 def crowded(sigmas: Sequence[float]) -> float:
     """The level, of those kept of a schedule that nobody knows in advance, that is missed least: the one whose neighbours
-    are nearest to each other. The noisiest is never given up, and neither is the last that came."""
+    are nearest to each other. The noisiest is never given up, and neither is the quietest, unless only two are left."""
     levels = descending(sigmas)
     inner = range(1, len(levels) - 1)
     if not inner:
@@ -108,10 +140,10 @@ def crowded(sigmas: Sequence[float]) -> float:
 def reach(sigmas: Iterable[float]) -> float:
     """Up to which sigma a pass speaks that was recorded at these levels.
 
-    One and a half of its own first steps above its noisiest level: two samplers begin a schedule at slightly different
-    levels, but a pass that began in a picture (img2img, hires) has nothing to say about pure noise.
+    One and a half of its own first steps above its noisiest level, and a quarter at least: two samplers begin a schedule at
+    slightly different levels, but a pass that began in a picture (img2img, hires) has nothing to say about pure noise.
     """
     levels = descending(sigmas)
     if len(levels) < 2:
         return 2 * levels[0] if levels else 0.0
-    return levels[0] * (levels[0] / levels[1]) ** 1.5
+    return levels[0] * max((levels[0] / levels[1]) ** 1.5, 1.25)

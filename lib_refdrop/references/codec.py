@@ -1,7 +1,9 @@
 """How a feature is kept: K and V or the hidden state both are projected from, at which precision, from how many tokens.
 
 The hidden state is half the size of K and V and gives them back exactly, as the same weights project it again. Merged
-tokens (averages over squares of the picture, as in ToMe, Bolya & Hoffman 2023) cut bytes and attention time alike.
+tokens (averages over parts of the picture, as in ToMe, Bolya & Hoffman 2023) cut bytes and attention time alike. To how
+many is said as a number, so that a larger picture never keeps fewer; every part is of the same area, so that all tokens
+weigh alike. (Older references have squares of ``pool`` × ``pool`` tokens, and weights where those at the edge are smaller.)
 
 Relative errors ``‖x − x'‖ / ‖x‖`` on layer-normed states of 16 × 24 tokens with neighbours alike and a few outlier
 channels, twelve times the others (`python -m tests.core.test_codec`): of what is kept, and of attention's output over
@@ -25,6 +27,8 @@ without merging is twice the size of int8 with 2 × 2 tokens merged, at a fifth 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,6 +37,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..words import ReferenceProblem
+from .merging import aimed_grid, differ, merge, resampled
 
 PARTS = frozenset({"k", "v", "h", "k.scale", "v.scale", "h.scale", "w"})
 KINDS = {"hidden": ("h",), "kv": ("k", "v")}
@@ -40,31 +45,49 @@ PRECISIONS = ("own", "fp16", "bf16", "int8", "fp8", "int4")
 POOLS = (1, 2, 4)
 _ROUNDED = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _TOPS = {"int8": 127.0, "fp8": 448.0, "int4": 7.5}  # a channel's numbers lie between −top and top steps of its centre
-_SCALE_SIZE = 4  # bytes for every channel or token: its step and its centre in bfloat16
+_STEPS = {"int8": torch.int8, "int4": torch.uint8, "fp8": getattr(torch, "float8_e4m3fn", torch.uint8)}
 
 
 @dataclass(frozen=True)
 class Representation:
-    """What is kept of one feature. ``str`` gives "hidden int8 pool2"; :meth:`parse` is the inverse."""
+    """What is kept of one feature: at most ``tokens`` of it (None: all). ``pool`` is an older way to say that, and both
+    together are none. ``str`` gives "hidden int8 tokens1024"; :meth:`parse` is the inverse."""
 
     what: str = "hidden"
     precision: str = "own"
     pool: int = 1
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.what not in KINDS or self.precision not in PRECISIONS or self.pool not in POOLS:
-            raise ValueError(f"no feature is kept as {self.what} {self.precision} pool{self.pool}")
+        merged = self.tokens is None or (self.tokens > 0 and self.pool == 1)
+        if self.what not in KINDS or self.precision not in PRECISIONS or self.pool not in POOLS or not merged:
+            raise ValueError(f"no feature is kept as {self}")
 
     def __str__(self) -> str:
-        return f"{self.what} {self.precision}" + (f" pool{self.pool}" if self.pool > 1 else "")
+        merged = f" pool{self.pool}" if self.pool > 1 else f" tokens{self.tokens}" if self.tokens is not None else ""
+        return f"{self.what} {self.precision}" + merged
 
     @classmethod
     def parse(cls, text: str) -> Representation:
         """Raises ValueError for anything that ``str`` does not give."""
-        words = text.split(" ")
-        if len(words) not in (2, 3) or (len(words) == 3 and words[2] not in ("pool2", "pool4")):
+        words = re.fullmatch(r"(\w+) (\w+)(?: (pool|tokens)(\d+))?", text)
+        if words is None:
             raise ValueError(f"no feature is kept as {text!r}")
-        return cls(words[0], words[1], int(words[2][4:]) if len(words) == 3 else 1)
+        what, precision, way, number = words.groups()
+        found = cls(what, precision, **({way: int(number)} if way else {}))
+        if str(found) != text:
+            raise ValueError(f"no feature is kept as {text!r}")
+        return found
+
+    def merges(self, tokens: int) -> bool:
+        """Whether of so many tokens fewer are kept."""
+        return self.pool > 1 if self.tokens is None else tokens > self.tokens
+
+    def grid(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the tokens kept of a picture's."""
+        if self.tokens is None:
+            return -(-rows // self.pool), -(-columns // self.pool)
+        return aimed_grid(rows, columns, self.tokens)
 
 
 def encode(representation: Representation, hidden: Tensor | None = None, k: Tensor | None = None,
@@ -94,6 +117,9 @@ def encode(representation: Representation, hidden: Tensor | None = None, k: Tens
             feature, counts = merge(feature, _checked(grid, len(feature)), representation.pool)
             if counts is not None:
                 parts["w"] = counts
+        elif representation.merges(len(feature)):
+            rows, columns = _checked(grid, len(feature))
+            feature = resampled(feature, (rows, columns), representation.grid(rows, columns))
         if representation.precision in _TOPS:
             parts[name], parts[f"{name}.scale"] = _quantise(feature, representation.precision, by_token=name == "v")
         else:
@@ -127,47 +153,30 @@ def encoded_bytes(representation: Representation, tokens: int | tuple[int, int],
                   element_size: int) -> int:
     """Exactly the bytes of what :func:`encode` returns. ``tokens`` is the grid, or their number where none are merged;
     ``element_size`` the bytes of one of the model's own numbers. ValueError where a grid is needed."""
-    pool, what, precision = representation.pool, representation.what, representation.precision
     if isinstance(tokens, int):
-        if pool > 1:
+        if representation.merges(tokens):
             raise ValueError("merged tokens can be counted on a grid only")
         tokens = (1, tokens)
-    rows, columns = tokens
-    count = -(-rows // pool) * -(-columns // pool)
-    total = count if _differ(rows, columns, pool) else 0  # w
-    for name in KINDS[what]:
-        width = width_hidden if what == "hidden" else width_kv
+    own = {2: torch.float16, 4: torch.float32, 8: torch.float64}[element_size]
+    width = width_hidden if representation.what == "hidden" else width_kv
+    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in described(representation, tokens, width, own).values())
+
+
+def described(representation: Representation, grid: tuple[int, int], width: int,
+              own: torch.dtype) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of each part that :func:`encode` returns for a feature of ``grid`` tokens in the type ``own``."""
+    count, precision = math.prod(representation.grid(*grid)), representation.precision
+    found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    if differ(*grid, representation.pool):
+        found["w"] = torch.uint8, (count,)
+    for name in KINDS[representation.what]:
         if precision in _TOPS:
-            total += count * (-(-width // 2) if precision == "int4" else width)
-            total += _SCALE_SIZE * (count if name == "v" else width)
+            kept = -(-width // 2) if precision == "int4" else width
+            found[name] = _STEPS[precision], (count, kept)
+            found[f"{name}.scale"] = torch.bfloat16, (2, count if name == "v" else width)
         else:
-            total += count * width * (2 if precision in _ROUNDED else element_size)
-    return total
-
-
-def merge(feature: Tensor, grid: tuple[int, int], pool: int) -> tuple[Tensor, Tensor | None]:
-    """Averages of ``feature`` ``[rows·columns, C]`` over squares of ``pool`` × ``pool`` tokens, ``[S', C]`` in its
-    dtype, summed in float32; and how many tokens each stands for, ``[S']`` uint8, or None where all stand for as many.
-
-    Squares at the right and lower edge are smaller where a side does not divide by ``pool``.
-    """
-    rows, columns = grid
-    picture = feature.float().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)  # channels stay last in memory: fast
-    means = F.avg_pool2d(picture, pool, ceil_mode=True).permute(0, 2, 3, 1).flatten(0, 2)
-    counts = None
-    if _differ(rows, columns, pool):
-        counts = torch.outer(*(_side(length, pool, feature.device) for length in grid)).flatten().to(torch.uint8)
-    return means.to(feature.dtype), counts
-
-
-def _side(length: int, pool: int, device: torch.device) -> Tensor:
-    """How many tokens of a side of ``length`` fall into each square."""
-    return (length - torch.arange(0, length, pool, device=device)).clamp(max=pool)
-
-
-def _differ(rows: int, columns: int, pool: int) -> bool:
-    """Whether squares hold different numbers of tokens: a side is longer than a square and does not divide by it."""
-    return any(length > pool and length % pool for length in (rows, columns))
+            found[name] = _ROUNDED.get(precision, own), (count, width)
+    return found
 
 
 def _quantise(feature: Tensor, precision: str, by_token: bool) -> tuple[Tensor, Tensor]:

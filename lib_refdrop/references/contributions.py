@@ -1,10 +1,10 @@
 """How much of the effect is left when a reference is kept in one cheaper way: measured, not guessed.
 
 The table beside this file is written by `python examples/evaluate.py --ablate`. A *change* is one thing done to an
-exact reference: "int8", "pool2" (2 × 2 tokens merged everywhere), "pool4_2" (4 × 4 in the layers that see the picture
-finest, 2 × 2 in the others), "levels3" (three noise levels, spread evenly in log sigma), "cond_only", "without_input". What it *keeps* is how
-far the pictures stay those of the exact reference: 1 where they are the same, 0 where they are as far away as plain
-ones. The gain in agreement says the same, but over some dozens of pairs not exactly enough to choose by.
+exact reference: "int8", "levels3" (three noise levels, spread over the schedule), "merged4" (four tokens merged into one
+where a layer sees the picture finest), "cond_only", "without_input". What it *keeps* is how far the pictures stay those
+of the exact reference: 1 where they are the same, 0 where they are as far away as plain ones. The gain in agreement says
+the same, but over some dozens of pairs not exactly enough to choose by.
 """
 
 from __future__ import annotations
@@ -29,6 +29,18 @@ class Contributions:
         """What a change keeps, from 0 to 1; None where it was not measured. Chance may measure more than all."""
         value = self.kept.get(change)
         return None if value is None else min(max(value, 0.0), 1.0)
+
+    def merging(self, times: float) -> float | None:
+        """What is kept where so many tokens become one in the finest layers: between what was measured by interpolation over
+        the logarithm, beyond it None."""
+        if times <= 1:
+            return 1.0
+        known = [(1.0, 1.0)] + sorted((float(change[6:]), self.of(change) or 0.0) for change in self.kept
+                                      if change.startswith("merged"))
+        for (fewer, before), (more, after) in zip(known, known[1:]):
+            if times <= more:
+                return before + (after - before) * math.log(times / fewer) / math.log(more / fewer)
+        return None
 
 
 def load(path: Path = TABLE) -> Contributions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from uuid import uuid4
@@ -9,13 +10,13 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from .codec import KINDS, POOLS, Representation, decode, encode
-from ..words import ReferenceProblem
-from .plan import Plan
-from .reference import Key, Reference, is_trajectory, passes_from
-from ..techniques.reference.rfg import token_grid
 from ..model.schedule import threshold
 from ..model.sites import Site
+from ..words import ReferenceProblem
+from .codec import KINDS, POOLS, Representation, decode, encode
+from .manifest import kept_as
+from .plan import Plan
+from .reference import Key, RecordedCall, Reference, is_trajectory, passes_from
 
 _PIXELS = 8  # of a side of a latent's cell
 
@@ -36,17 +37,17 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
     Raises :class:`ReferenceProblem` where nothing would be left, the picture's size is not known, or only the model
     could make what is wanted.
     """
-    kept = _representations(reference)
     features: dict[str, Tensor] = {}
-    made = {}
+    made: dict[str, dict[Site, Representation]] = {}
     for pass_name, record in reference.passes.items():
+        kept, made[pass_name] = kept_as(reference.manifest, pass_name), {}
         levels = plan.chosen_of(record.levels)
         for kind, calls in record.kept.items():
             for call in sorted(calls) if kind.branch in plan.branches else ():
-                for site in plan.sites if record.calls[call].sigma in levels else ():
+                for site in plan.sites if _is_kept(record.calls[call], levels, plan) else ():
                     key = Key(pass_name, call, site, kind)
                     if (parts := reference.feature(key)) is not None:
-                        parts, made[site] = _recoded(reference, key, parts, kept.get(site), plan, project)
+                        parts, made[pass_name][site] = _recoded(reference, key, parts, kept.get(site), plan, project)
                         features |= {key.tensor_name(part): value for part, value in parts.items()}
     if plan.trajectory:
         quiet = _quiet(reference, plan)
@@ -56,9 +57,14 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
         raise ReferenceProblem(f"Nothing that reference {reference.name!r} has would be left; choose another plan.")
     calls = {name: record.calls for name, record in reference.passes.items()}
     nbytes = sum(value.nbytes for value in features.values())
-    done = replace(plan, sites=made, trajectory=any(map(is_trajectory, features)))
-    manifest = {**reference.manifest, "id": uuid4().hex, "kept": {**done.manifest(), "bytes": nbytes}}
+    done = replace(plan, trajectory=any(map(is_trajectory, features)))
+    manifest = {**reference.manifest, "id": uuid4().hex, "kept": {**done.manifest(made), "bytes": nbytes}}
     return Reference(reference.name, manifest, passes_from(calls, features, done.percent), features, nbytes)
+
+
+def _is_kept(call: RecordedCall, levels: set[float], plan: Plan) -> bool:
+    """Whether a plan keeps features of a call, of a pass of which it keeps these levels."""
+    return call.sigma in levels and (plan.levels is None or call.visit == 0)
 
 
 def _quiet(reference: Reference, plan: Plan) -> tuple[str, ...]:
@@ -73,9 +79,11 @@ def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Repr
     """One feature's parts as ``plan`` wants them, or as near to it as ``old`` allows; and how they are kept now."""
     what = "hidden" if "h" in parts else "kv"
     whole = parts[KINDS[what][0]]
-    old, new = old or _seen(what, parts), plan.kept_as(key.site, len(whole))
-    aim = Representation(new.what, old.precision if _RANKS[old.precision] >= _RANKS[new.precision] else new.precision,
-                         max(old.pool, new.pool))
+    old, new = old or _seen(what, parts), plan.sites[key.site]
+    precision = old.precision if _RANKS[old.precision] >= _RANKS[new.precision] else new.precision
+    merges = old.pool == 1 and new.merges(len(whole))
+    merged = (old.pool, old.tokens) if not merges and (old.pool, old.tokens) != (1, None) else (new.pool, new.tokens)
+    aim = Representation(new.what, precision, *merged)
     if aim == old:
         return parts, aim
     if aim.what != what and (what == "kv" or project is None):
@@ -84,22 +92,11 @@ def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Repr
     found = decode(parts, whole.dtype if whole.dtype.itemsize > 1 else torch.float32, whole.device)
     if aim.what != what:
         found["k"], found["v"] = project(key.site, found["h"])
-    if old.pool > 1 or aim.pool == 1:
+    if not merges:
         counts = {"w": parts["w"]} if "w" in parts else {}
-        return encode(replace(aim, pool=1), found.get("h"), found.get("k"), found.get("v")) | counts, aim
-    grid = _grid(reference, key.pass_name, len(whole))
+        return encode(replace(aim, pool=1, tokens=None), found.get("h"), found.get("k"), found.get("v")) | counts, aim
+    grid = _grid(reference, key.pass_name, len(whole), old)
     return encode(aim, found.get("h"), found.get("k"), found.get("v"), grid), aim
-
-
-def _representations(reference: Reference) -> dict[Site, Representation]:
-    """How each site is kept, by the manifest; without those it does not tell of."""
-    found = {}
-    try:
-        for words, sites in reference.manifest["kept"]["sites"].items():
-            found |= dict.fromkeys(map(Site.parse, sites), Representation.parse(words))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    return found
 
 
 def _seen(what: str, parts: dict[str, Tensor]) -> Representation:
@@ -109,13 +106,18 @@ def _seen(what: str, parts: dict[str, Tensor]) -> Representation:
     return Representation(what, precision, POOLS[-1] if "w" in parts else 1)
 
 
-def _grid(reference: Reference, pass_name: str, tokens: int) -> tuple[int, int]:
-    """Rows and columns of a layer, from the trajectory's latents or from the size of the picture in the manifest."""
+def _grid(reference: Reference, pass_name: str, tokens: int, old: Representation) -> tuple[int, int]:
+    """Rows and columns of the tokens that a layer has as it was kept, from the trajectory's latents or from the size of the
+    picture in the manifest."""
     try:
         if reference.seen(pass_name):
-            return token_grid(tokens, *reference.latent_size(pass_name))
-        if pass_name == "base":
-            return token_grid(tokens, *(int(reference.manifest[side]) // _PIXELS for side in ("height", "width")))
+            rows, columns = reference.latent_size(pass_name)
+        else:
+            rows, columns = (int(reference.manifest[side]) // _PIXELS for side in ("height", "width") if pass_name == "base")
+        while math.prod(old.grid(rows, columns)) > tokens and rows * columns > 1:
+            rows, columns = -(-rows // 2), -(-columns // 2)
+        if math.prod(old.grid(rows, columns)) == tokens:
+            return old.grid(rows, columns)
     except (KeyError, TypeError, ValueError):
         pass
     raise ReferenceProblem(f"Reference {reference.name!r} does not tell the size of its {pass_name} picture, so its "

@@ -75,6 +75,12 @@ def encode(entries: Mapping[str, Entry], manifest: str) -> bytes:
     return padded(text, math.ceil(len(text) / ALIGNMENT) * ALIGNMENT + 8)
 
 
+def room(expected: int) -> int:
+    """The bytes left for the header of a file of about ``expected`` bytes while its tensors come: about a hundredth, which
+    is more than it takes."""
+    return min(max(expected // 100, 2**13), 2**20) // ALIGNMENT * ALIGNMENT
+
+
 def padded(text: bytes, room: int) -> bytes:
     """The header ``text`` with its length in front, stretched to ``room`` bytes."""
     return (room - 8).to_bytes(8, "little") + text.ljust(room - 8)

@@ -60,7 +60,7 @@ class FileWriter:
         self._place, self._name, self._replace, self._limit = place, name, replace, limit
         expected = expected if limit is None else min(expected, limit)
         self._entries: dict[str, Entry] = {}
-        self._room = min(max(expected // 100, 2**13), 2**20) // safetensors.ALIGNMENT * safetensors.ALIGNMENT
+        self._room = safetensors.room(expected)
         self._end = self._held = 0
         self._letters = _MANIFEST  # of the header
         self._holes: dict[int, list[int]] = {}  # by size, where tensors stood that were dropped

@@ -8,9 +8,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ..model.sites import Lineage
-from ..references.plan import Picture, Plan, estimate, preset, within
+from ..references.budget import within
+from ..references.plan import Plan, preset
 from ..references.reference import Reference
 from ..references.replay import Replays
+from ..references.sizes import Picture, estimate
 from ..stores import MemoryBudget
 from ..words import Interrupted, ReferenceProblem
 from .host import Host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..references.plan import MEGABYTE
+from ..references.budget import MEGABYTE
 from ..techniques.reference.recording import Recording
 from ..techniques.technique import Outcome, Technique
 from ..words import said

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lib_refdrop.hosts.diffusers import lineage_of
-from lib_refdrop.references.plan import Picture
+from lib_refdrop.references.sizes import Picture
 from lib_refdrop.model.sites import Lineage
 
 BOTH, ONE = ("uncond", "cond"), ("cond",)  # the rows of every UNet batch, as web UIs lay it out; at CFG 1

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lib_refdrop.hosts import diffusers
 from lib_refdrop.hosts.diffusers import lineage_of
 from lib_refdrop.model.rows import Row
-from lib_refdrop.references.plan import PRESETS, estimate, preset
+from lib_refdrop.references.plan import PRESETS, preset
+from lib_refdrop.references.sizes import estimate
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.references.replay import Replays

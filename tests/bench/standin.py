@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from lib_refdrop.hosts.diffusers import lineage_of, self_attentions
-from lib_refdrop.references.plan import tokens
+from lib_refdrop.references.sizes import tokens
 
 from .models import Model, fill
 

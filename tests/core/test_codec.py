@@ -22,8 +22,8 @@ from lib_refdrop.references.codec import (
     decode,
     encode,
     encoded_bytes,
-    merge,
 )
+from lib_refdrop.references.merging import aimed_grid, merge
 from lib_refdrop.techniques.reference.rfg import attention
 from lib_refdrop.words import ReferenceProblem
 
@@ -43,7 +43,8 @@ class Copies(TorchDispatchMode):
 
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-ALL = [Representation(*parts) for parts in itertools.product(KINDS, PRECISIONS, POOLS)]
+ALL = [*(Representation(*parts) for parts in itertools.product(KINDS, PRECISIONS, POOLS)),
+       *(Representation(what, precision, tokens=24) for what in KINDS for precision in PRECISIONS)]
 HEADS, GRID, WIDTH = 5, (16, 24), 320
 
 quick = settings(max_examples=60, deadline=None)
@@ -112,7 +113,8 @@ def test_a_representation_is_read_back_from_its_words(representation):
 
 
 @pytest.mark.parametrize("text", ["", "hidden", "hidden int7", "kv int8 pool3", "kv int8 pool1", "k int8",
-                                  "hidden  int8", "hidden int8 pool2 ", "hidden int8 pool٢"])
+                                  "hidden  int8", "hidden int8 pool2 ", "hidden int8 pool٢", "hidden int8 tokens0", "hidden int8 tokens",
+                                  "hidden int8 tokens09", "hidden int8 pool2 tokens9", "hidden int8 tokens9 pool2"])
 def test_other_words_are_none(text):
     with pytest.raises(ValueError):
         Representation.parse(text)
@@ -183,6 +185,42 @@ def test_a_merged_token_counts_for_those_it_stands_for(grid, pool, seed):
     seen = biased_attention(q, found["k"], found["v"], found.get("bias"), heads=2)
     expected = attention(q[None], whole[0][None], whole[1][None], 2)[0]
     torch.testing.assert_close(seen.float(), expected, atol=1e-5, rtol=1e-4)
+
+
+@quick
+@given(st.tuples(st.integers(1, 14), st.integers(1, 14)), st.integers(1, 60), st.integers(0, 99))
+def test_parts_of_equal_area_stand_for_the_whole_picture(grid, most, seed):
+    """Each is the average over its part of the picture, borders through tokens included: cut fine enough, parts are whole."""
+    rows, columns = grid
+    picture = torch.randn(rows * columns, 3, generator=torch.Generator().manual_seed(seed))
+    representation = Representation("hidden", "own", tokens=most)
+    parts = encode(representation, picture, grid=grid)
+    if rows * columns <= most:
+        assert torch.equal(parts["h"], picture)
+    high, wide = representation.grid(rows, columns)
+    fine = picture.reshape(rows, columns, 3).repeat_interleave(high, 0).repeat_interleave(wide, 1)
+    expected = fine.reshape(high, rows, wide, columns, 3).mean((1, 3)).reshape(-1, 3)
+    torch.testing.assert_close(parts["h"], expected, atol=1e-5, rtol=1e-4)
+    assert set(parts) == {"h"} and len(parts["h"]) <= most
+
+
+def test_halving_both_sides_is_averaging_over_squares():
+    picture = torch.randn(64, 5)
+    halved = encode(Representation("hidden", "own", tokens=16), picture, grid=(8, 8))["h"]
+    torch.testing.assert_close(halved, merge(picture, (8, 8), 2)[0])
+
+
+@pytest.mark.parametrize("proportions", [(1, 1), (2, 3), (3, 4), (13, 19), (9, 16)])
+def test_a_larger_picture_never_keeps_fewer_tokens(proportions):
+    for most in (500, 768, 1024):
+        kept = [math.prod(aimed_grid(proportions[0] * size, proportions[1] * size, most)) for size in range(1, 60)]
+        assert kept == sorted(kept) and 0.97 * most <= kept[-1] <= most
+
+
+@pytest.mark.parametrize("grid, most", [((1, 5000), 100), ((5000, 1), 100), ((3, 700), 1), ((64, 64), 1024), ((33, 31), 1022)])
+def test_odd_grids_come_near_the_number_aimed_at(grid, most):
+    rows, columns = aimed_grid(*grid, most)
+    assert rows <= grid[0] and columns <= grid[1] and 0.94 * most <= rows * columns <= most
 
 
 def test_weights_are_kept_only_where_they_differ():

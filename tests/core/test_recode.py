@@ -12,8 +12,8 @@ from lib_refdrop.references.recode import recode
 from lib_refdrop.model.rows import BRANCHES, COND, Kind
 
 RECIPES_TRIED = {
-    **RECIPES, "merged": Recipe("int8", (4, 2)), "half": Recipe(levels=2, branches=(COND,), sections=("output",)),
-    "fp16": Recipe("fp16", (2,), levels=2, trajectory=False), "merged where many": Recipe("int8", (2,), merge_over=100)}
+    **RECIPES, "merged": Recipe("int8", 9), "half": Recipe(levels=2, branches=(COND,), sections=("output",)),
+    "fp16": Recipe("fp16", 12, levels=2, trajectory=False), "merged where many": Recipe("int8", 30)}  # of 64 and 16 tokens
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_it_equals_a_recording_by_the_same_plan(studio, whole, name, percent):
 
 
 def test_what_is_coarser_already_stays(studio, whole):
-    small = recode(whole, Recipe("int4", (2,), levels=2, trajectory=False).plan("small", studio.lineage))
+    small = recode(whole, Recipe("int4", 16, levels=2, trajectory=False).plan("small", studio.lineage))
     again = recode(small, preset("Exact", studio.lineage))
     assert set(again.features) == set(small.features) and again.passes == small.passes
     assert all(torch.equal(again.features[each], small.features[each]) for each in small.features)
@@ -45,12 +45,29 @@ def test_what_is_coarser_already_stays(studio, whole):
 
 def test_merged_tokens_keep_their_weights(studio):
     picture = dict(size=72, seed=4)  # 9 × 9 cells: squares at the edge hold fewer
-    whole, _ = studio.record(plan=replace(preset("Exact", studio.lineage), trajectory=True), **picture)
-    merged = recode(whole, Recipe(pools=(2,)).plan("merged", studio.lineage))
-    rounded = recode(merged, Recipe("int8", pools=(2,)).plan("rounded", studio.lineage))
+    squares = Plan("merged", dict.fromkeys(studio.lineage.sites, Representation("hidden", "own", 2)))  # as older ones are
+    merged, _ = studio.record(plan=squares, **picture)
+    rounded = recode(merged, Recipe("int8", 16).plan("rounded", studio.lineage))
     weights = {name for name in merged.features if name.endswith("/w")}
     assert weights and all(torch.equal(merged.features[name], rounded.features[name]) for name in weights)
     assert studio.use(rounded, 0.3, **picture)[1].acted
+
+
+def test_merged_tokens_can_be_merged_further(studio, whole):
+    once = recode(whole, Recipe(tokens=36).plan("once", studio.lineage))
+    twice = recode(once, Recipe(tokens=9).plan("twice", studio.lineage))
+    assert {value.shape[0] for name, value in once.features.items() if name.endswith("/h")} == {36, 16}
+    assert {value.shape[0] for name, value in twice.features.items() if name.endswith("/h")} == {9}
+    finer = recode(twice, Recipe(tokens=36).plan("finer", studio.lineage))
+    assert all(torch.equal(finer.features[name], twice.features[name]) for name in twice.features)
+
+
+def test_of_a_level_that_the_model_was_called_at_twice_one_call_stays(studio):
+    heun, _ = studio.record(plan=replace(preset("Exact", studio.lineage), trajectory=True), seed=4, sampler="heun", steps=4)
+    assert {call.visit for call in heun.passes["base"].calls} == {0, 1}
+    fewer = recode(heun, Recipe(levels=3).plan("fewer", studio.lineage)).passes["base"]
+    assert all(fewer.calls[call].visit == 0 for calls in fewer.kept.values() for call in calls)
+    assert [len(calls) for calls in fewer.kept.values()] == [3, 3]
 
 
 def test_k_and_v_need_the_model(studio, whole):
@@ -68,11 +85,12 @@ def test_k_and_v_need_the_model(studio, whole):
 
 def test_without_a_size_tokens_are_not_merged(studio):
     bare, _ = studio.record(seed=4)  # neither a trajectory nor a size in the manifest
-    merged = Recipe(pools=(2,), trajectory=False).plan("merged", studio.lineage)
+    merged = Recipe(tokens=4, trajectory=False).plan("merged", studio.lineage)
     with pytest.raises(ReferenceProblem, match="does not tell the size of its base picture"):
         recode(bare, merged)
     bare.manifest.update(width=64, height=64)
-    assert recode(bare, merged).nbytes == pytest.approx(bare.nbytes / 4)
+    again = recode(bare, merged)
+    assert {value.shape[0] for name, value in again.features.items() if name.endswith("/h")} == {4}
 
 
 def test_nothing_left_is_told(studio):
