@@ -22,10 +22,10 @@ class Interrupted(RefDropError):
 
 
 def said(count: int) -> str:
-    """In the unit that suits, as disks are sold: a megabyte is 10⁶ bytes."""
-    if count >= 10**9:
-        return f"{count / 1e9:.2f} GB"
-    return f"{count / 1e6:.1f} MB" if count >= 10**6 else f"{count / 1e3:.1f} kB"
+    """In the unit that suits, to three digits; as disks are sold: a megabyte is 10⁶ bytes."""
+    unit, name = (1e9, "GB") if count >= 999.5e6 else (1e6, "MB") if count >= 999.5e3 else (1e3, "kB")
+    value = count / unit
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {name}"
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

@@ -30,7 +30,7 @@ _USUAL = {"prompt": "a" * 400, "negative_prompt": "a" * 200, "seed": 2**31, "sam
 @dataclass(frozen=True)
 class Picture:
     """What is about to be recorded in one pass: the latent's cells, its noise levels, how many branches, the bytes of one
-    of the model's numbers, and the bytes of one branch's conditioning (None: as usual for the model).
+    of the model's numbers, and of how many chunks of 77 tokens the prompts are.
 
     ``twice``: the sampler calls the model twice at each level but the noisiest. ``parts`` of an ``AND`` prompt are rows of
     their own.
@@ -41,7 +41,7 @@ class Picture:
     steps: int
     branches: int = 2
     element_size: int = 2
-    given: int | None = None
+    chunks: int = 1
     pass_name: str = "base"
     twice: bool = False
     parts: int = 1
@@ -116,13 +116,11 @@ def tensors(plan: Plan, lineage: Lineage,
 
 
 def given_shapes(lineage: Lineage, picture: Picture) -> dict[str, tuple[int, ...]]:
-    """The conditioning of one kind of row, for a prompt of usual length where the picture does not say."""
-    if picture.given is not None:
-        return {"context": (picture.given // picture.element_size,)}
+    """The conditioning of one kind of row."""
     widths = {"SD1.5": 768, "SD2": 1024, "SDXL": 2048}
     family = lineage.family.split(",")[0]
     context = widths.get(family, max((shape.width for shape in lineage.sites.values()), default=0))
-    return {"context": (_PROMPT_TOKENS, context), **({"y": (2816,)} if family == "SDXL" else {})}
+    return {"context": (_PROMPT_TOKENS * picture.chunks, context), **({"y": (2816,)} if family == "SDXL" else {})}
 
 
 def manifest_text(plan: Plan, lineage: Lineage, pictures: tuple[Picture, ...],

@@ -8,12 +8,17 @@ from typing import Any
 
 from ..hosts import find_adapter
 from ..settings import Settings
-from ..words import RefDropError, said
+from ..words import RefDropError
 from .host import Host
 from .plans import plan_for
 
-# What the size depends on besides RefDrop's own settings, by the end of the element id that web UIs give it.
-INPUTS = {"steps": "steps", "width": "width", "height": "height", "cfg_scale": "cfg_scale", "sampling": "sampler_name"}
+# What the size depends on besides RefDrop's own settings, by the end of the element id that web UIs give it: what every
+# generation has, and what some have.
+NEEDED = {"steps": "steps", "width": "width", "height": "height", "cfg_scale": "cfg_scale", "sampling": "sampler_name"}
+INPUTS = {**NEEDED, "denoising_strength": "denoising_strength", "hr-checkbox": "enable_hr", "hr_scale": "hr_scale",
+          "hires_steps": "hr_second_pass_steps", "hr_resize_x": "hr_resize_x", "hr_resize_y": "hr_resize_y",
+          "prompt": "prompt", "neg_prompt": "negative_prompt"}
+TYPED = {"prompt", "negative_prompt"}  # looked at when something else changes, not with every letter
 
 
 def forecast(host: Host, args: Sequence[Any], generation: Mapping[str, Any]) -> str:
@@ -30,8 +35,10 @@ def forecast(host: Host, args: Sequence[Any], generation: Mapping[str, Any]) -> 
             return "How large a reference gets is known with a model loaded."
         # The part of a processing object that says what is made with it; the playground's has rows.
         p = SimpleNamespace(sd_model=model, rows=list, branch_rows=list, **generation)
-        adapter = find_adapter(p)
-        plan, size = plan_for(p, settings, adapter.lineage(p), adapter.element_size(p))
+        if "denoising_strength" in generation and "enable_hr" not in generation:
+            p.init_images = []  # a second pass has the same field, and a switch
+        found = plan_for(p, settings, find_adapter(p), host.opts)
     except RefDropError as problem:
         return str(problem)
-    return f"A Save of {p.width}×{p.height} in {p.steps} steps keeps about {said(size)}. {plan.explanation}"
+    return " ".join(filter(None, [f"A Save of {p.width}×{p.height} in {p.steps} steps keeps {found}.",
+                                  found.plan.explanation, found.plan.note(p.steps)]))

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..references import names
 from ..settings import SCRIPT_NAME, Control, Settings
-from .forecast import INPUTS, forecast
+from .forecast import NEEDED, TYPED, forecast
 from .host import Host
 from .infotext import paste_function
 from .shelf import Last, Shelf
@@ -42,17 +42,17 @@ class Panel:
                          outputs=[self._control("reference"), self.status], show_progress="hidden")
 
     def forecast_from(self, inputs: Mapping[str, Any]) -> None:
-        """Keeps the line of size right, where the host has all of :data:`~lib_refdrop.webui.forecast.INPUTS`."""
-        if not set(INPUTS.values()) <= set(inputs):
+        """Keeps the line of size right, where the host has all of :data:`~lib_refdrop.webui.forecast.NEEDED`."""
+        if not set(NEEDED.values()) <= set(inputs):
             return
         names, count = list(inputs), len(self.controls)
 
         def line(*values: Any) -> str:
             return _line(forecast(self._host, values[:count], dict(zip(names, values[count:]))))
 
-        deciding = [self._control(name) for name in ("mode", "save_percent", "layer_input", "layer_middle", "layer_output",
+        deciding = [self._control(name) for name in ("mode", "enabled_hr", "save_percent", "layer_input", "layer_middle", "layer_output",
                                                      "keep", "budget")]
-        for component in (*deciding, *inputs.values()):
+        for component in (*deciding, *(component for name, component in inputs.items() if name not in TYPED)):
             component.change(line, inputs=[*self.controls, *inputs.values()], outputs=[self.size], show_progress="hidden")
 
     def _refreshed(self, store: str, name: str | None) -> tuple[Any, str]:

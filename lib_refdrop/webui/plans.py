@@ -2,41 +2,98 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..model.sites import Lineage
-from ..references.plan import MEGABYTE, Picture, Plan, estimate, preset, within
+from ..hosts import Adapter
+from ..hosts.a1111 import A1111Adapter
+from ..references.budget import MEGABYTE, within
+from ..references.plan import Plan, preset
+from ..references.sizes import Picture, estimate
 from ..settings import Settings
+from ..words import SettingsError, said
+from .steps import Calls, calls_of, chunks_of, hires_size, is_from_picture, parts_of, steps_from_noise, steps_from_picture
 
 _PIXELS = 8  # of a latent's cell, both ways, in every model that RefDrop works with
-# Samplers that call the model twice a step, but for the last; by what their names begin with.
-_TWICE = ("heun", "dpm2", "dpm++ 2s", "dpm++ sde", "restart")
 
 
-def plan_for(p: Any, settings: Settings, lineage: Lineage, element_size: int) -> tuple[Plan, int]:
-    """The plan, and the bytes of the file that will be made of it."""
-    pictures = [_picture(p, element_size, 1.0)]
+@dataclass(frozen=True)
+class Forecast:
+    """The plan of a Save and the bytes of the file that will be made of it: exactly, or at most so many where nobody knows
+    how often the model will be called. ``limit`` is never exceeded (None: there is none)."""
+
+    plan: Plan
+    bytes: int
+    sure: bool
+    limit: int | None
+
+    def __str__(self) -> str:
+        return f"{'about' if self.sure else 'at most'} {said(self.bytes)}"
+
+    @property
+    def expected(self) -> int:
+        """What there should be room for when it begins."""
+        return self.bytes if self.sure else 0
+
+
+def plan_for(p: Any, settings: Settings, adapter: Adapter, opts: Any) -> Forecast:
+    """``opts`` are the host's options. Raises :class:`SettingsError` where the budget is too small for anything."""
+    lineage = adapter.lineage(p)
+    passes = [_base(p, adapter, opts)]
     if settings.enabled_hr and getattr(p, "enable_hr", False):
-        pictures.append(_picture(p, element_size, _hires_scale(p)))
-    if settings.budget:
-        share = int(settings.budget * MEGABYTE / len(pictures))
-        plan = within(share, lineage, max(pictures, key=lambda each: each.height * each.width), sections=settings.sections,
-                      percent=settings.save_percent)
+        passes.append(_hires(p, adapter))
+    pictures = [picture for picture, _ in passes]
+    sure = all(sure for _, sure in passes) and not _leaves_branches_out(p, opts)
+    budget = int(settings.budget * MEGABYTE) or None
+    if budget:
+        plan = within(budget, lineage, *pictures, sections=settings.sections, percent=settings.save_percent)
     else:
-        chosen = {site: each for site, each in preset(settings.keep, lineage).sites.items()
-                  if site.section in settings.sections}
-        plan = replace(preset(settings.keep, lineage), sites=chosen, percent=settings.save_percent)
-    return plan, sum(estimate(plan, lineage, picture) for picture in pictures)
+        plan = preset(settings.keep, lineage).only(settings.sections, settings.save_percent)
+    size = estimate(plan, lineage, *pictures)
+    if budget and sure and size > budget:
+        raise SettingsError(f"At most {said(budget)} is too little: of this generation the smallest reference takes "
+                            f"{said(size)}; allow more, or 0 to do as What to keep says.")
+    if budget:
+        size = min(size, budget)
+    return Forecast(plan, size, sure, budget or (None if sure else size))
 
 
-def _picture(p: Any, element_size: int, scale: float) -> Picture:
-    twice = str(getattr(p, "sampler_name", "")).lower().startswith(_TWICE)
-    calls = 2 * p.steps - 1 if twice else p.steps
-    branches = 2 if p.cfg_scale > 1 else 1
-    return Picture(round(p.height * scale) // _PIXELS, round(p.width * scale) // _PIXELS, calls, branches, element_size)
+def _base(p: Any, adapter: Adapter, opts: Any) -> tuple[Picture, bool]:
+    steps, sampler = int(p.steps), str(p.sampler_name)
+    if is_from_picture(p):
+        strength = float(getattr(p, "denoising_strength", None) or 0.0)
+        steps = steps_from_picture(sampler, steps, strength, bool(getattr(opts, "img2img_fix_steps", False)))
+    else:
+        steps = steps_from_noise(sampler, str(getattr(p, "scheduler", "")), steps)
+    return _picture(p, adapter, "base", calls_of(sampler, steps), (p.height, p.width), p.cfg_scale,
+                    getattr(p, "prompt", ""), getattr(p, "negative_prompt", ""))
 
 
-def _hires_scale(p: Any) -> float:
-    wide = getattr(p, "hr_upscale_to_x", 0) or getattr(p, "hr_resize_x", 0)
-    return wide / p.width if wide else float(getattr(p, "hr_scale", 2.0) or 2.0)
+def _hires(p: Any, adapter: Adapter) -> tuple[Picture, bool]:
+    sampler = str(getattr(p, "hr_sampler_name", None) or p.sampler_name)
+    if sampler.lower() == "use same sampler":
+        sampler = str(p.sampler_name)
+    wanted = int(getattr(p, "hr_second_pass_steps", 0) or p.steps)
+    strength = getattr(p, "denoising_strength", None)
+    steps = steps_from_picture(sampler, wanted, 1.0 if strength is None else float(strength), exact=True)
+    return _picture(p, adapter, "hires", calls_of(sampler, steps), hires_size(p), getattr(p, "hr_cfg", None) or p.cfg_scale,
+                    getattr(p, "hr_prompt", "") or getattr(p, "prompt", ""),
+                    getattr(p, "hr_negative_prompt", "") or getattr(p, "negative_prompt", ""))
+
+
+def _picture(p: Any, adapter: Adapter, name: str, calls: Calls, size: Iterable[float], cfg_scale: float, prompt: Any,
+             negative: Any) -> tuple[Picture, bool]:
+    """The pass, and whether there will be as many calls."""
+    height, width = (int(side) // _PIXELS for side in size)
+    both = cfg_scale > 1 or isinstance(adapter, A1111Adapter)
+    picture = Picture(height, width, calls.levels, 2 if both else 1, adapter.element_size(p), chunks_of(prompt, negative), name,
+                      calls.twice, parts_of(prompt))
+    return picture, calls.sure
+
+
+def _leaves_branches_out(p: Any, opts: Any) -> bool:
+    """Whether some steps go without the unconditional branch: nobody knows how many before."""
+    least = getattr(p, "s_min_uncond", None)
+    asked = (getattr(opts, "s_min_uncond", 0) if least is None else least), getattr(opts, "skip_early_cond", 0)
+    return any(float(value or 0) > 0 for value in asked)

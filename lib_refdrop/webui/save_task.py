@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..references.budget import MEGABYTE
 from ..techniques.reference.recording import Recording
 from ..techniques.technique import Outcome, Technique
 from ..words import said
@@ -25,10 +24,10 @@ class SaveTask(Task):
         self._notes = Outcome()
 
     def check(self) -> None:
-        _, lineage, element_size = self.job.model()
-        plan, size = plan_for(self.job.p, self.job.settings, lineage, element_size)
-        self.job.host.state.textinfo = f"Saving {said(size)}"  # short: the host writes its percent and time behind it
-        logger.info("RefDrop saves about %s. %s", said(size), plan.explanation)
+        adapter, _, _ = self.job.model()
+        found = plan_for(self.job.p, self.job.settings, adapter, self.job.host.opts)
+        self.job.host.state.textinfo = f"Saving {said(found.bytes)}"  # short: the host writes percent and time behind it
+        logger.info("RefDrop saves %s. %s", found, found.plan.explanation)
 
     def techniques(self, sampling: Pass) -> list[Technique]:
         if sampling.batch > 0 or not self.job.covers(sampling.name):
@@ -38,10 +37,9 @@ class SaveTask(Task):
             self.close()
             made = provenance(p, self.job.host)
             name = settings.reference or default_name(made["prompt"], made["seed"])
-            plan, size = plan_for(p, settings, sampling.lineage, sampling.element_size)
-            limit = int(settings.budget * MEGABYTE) or None
-            writer = self.job.shelf.store(settings.store).writer(name, settings.replace, size, limit)
-            self._recording = Recording(sampling.lineage, made, plan, writer)
+            found = plan_for(p, settings, sampling.adapter, self.job.host.opts)
+            writer = self.job.shelf.store(settings.store).writer(name, settings.replace, found.expected, found.limit)
+            self._recording = Recording(sampling.lineage, made, found.plan, writer)
         self._recording.begin_pass(sampling.name, sampling.sigmas)
         return [self._recording]
 

@@ -50,7 +50,7 @@ def test_the_choice_is_the_best_that_fits_and_says_so():
     table = Contributions("", {"int8": 0.97, "levels3": 0.95, "levels5": 0.99})
     plan = within(410 * MB, SDXL, LANDSCAPE, table=table)
     assert set(plan.sites.values()) == {Representation("hidden", "int8")} and plan.levels == 5
-    size = f"{estimate(plan, SDXL, LANDSCAPE) / MB:.1f} MB"
+    size = f"{estimate(plan, SDXL, LANDSCAPE) / MB:.0f} MB"
     assert plan.explanation == ("410 MB: hidden states in int8, 5 noise levels, both branches; expected to keep 96 % of the "
                                 f"effect ({size}).")
 
@@ -80,7 +80,7 @@ def test_a_budget_too_small_for_features_keeps_the_trajectory_and_says_so():
     plan = within(MB, SDXL, LANDSCAPE, table=TABLE)
     assert plan.sites == {} and plan.trajectory
     assert plan.explanation == ("1 MB: too little for features, so only the trajectory is kept and they are computed "
-                                "again when it is used (2.6 MB).")
+                                "again when it is used (2.63 MB).")
 
 
 def test_no_branch_is_left_out_where_there_is_one():

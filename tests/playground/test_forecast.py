@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 from lib_refdrop.settings import Settings
@@ -21,14 +22,93 @@ def foretell(studio):
     return lambda generation=GENERATION, **settings: forecast(host, list((values | settings).values()), generation)
 
 
+def told(line: str, words: str = "about") -> float:
+    """The bytes that a line says."""
+    number, unit = re.match(rf"A Save of \d+×\d+ in \d+ steps keeps {words} ([\d.]+) ([kMG]B)\. ", line).groups()
+    return float(number) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
+def written(studio) -> int:
+    return (studio.playground.refdrop_dir / "hero.safetensors").stat().st_size
+
+
 @pytest.mark.parametrize("settings", [{"keep": "Exact"}, {"keep": "Balanced"}, {"keep": "Small", "layer_input": False},
-                                      {"keep": "Tiny"}, {"keep": "Exact", "save_percent": 40.0}, {"budget": 1.0}])
+                                      {"keep": "Tiny"}, {"keep": "Exact", "save_percent": 40.0}])
 def test_the_line_says_what_will_be_written(studio, foretell, settings) -> None:
     line = foretell(mode="Save", **settings)
     studio.draw({"mode": "Save", "reference": "hero", **settings}, **GENERATION)
-    number, unit = re.match(r"A Save of 128×96 in 6 steps keeps about ([\d.]+) ([kM]B)\. ", line).groups()
-    written = (studio.playground.refdrop_dir / "hero.safetensors").stat().st_size
-    assert float(number) * {"kB": 1e3, "MB": 1e6}[unit] == pytest.approx(written, rel=0.02), line
+    assert told(line) == pytest.approx(written(studio), rel=0.02), line
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "Heun", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE",
+                                     "LCM", "DDIM", "Restart"])
+@pytest.mark.parametrize("keep", ["Exact", "Balanced", "Tiny"])
+def test_samplers_call_the_model_as_often_as_is_counted_on(studio, foretell, sampler, keep) -> None:
+    generation = GENERATION | {"sampler_name": sampler, "steps": 21 if sampler == "Restart" else 6, "width": 64, "height": 64}
+    line = foretell(generation, mode="Save", keep=keep)
+    studio.draw({"mode": "Save", "reference": "hero", "keep": keep}, **generation)
+    assert told(line) == pytest.approx(written(studio), rel=0.02), line
+
+
+@pytest.mark.parametrize("second", [
+    {"hr_scale": 2.0, "hr_second_pass_steps": 0, "denoising_strength": 0.6},
+    {"hr_scale": 1.5, "hr_second_pass_steps": 10, "denoising_strength": 0.5},
+    {"hr_resize_x": 192, "hr_resize_y": 128, "hr_second_pass_steps": 3, "denoising_strength": 0.7}])
+@pytest.mark.parametrize("keep", ["Exact", "Balanced", "Tiny"])
+def test_a_second_pass_is_counted_as_it_is_made(studio, foretell, second, keep) -> None:
+    generation = GENERATION | {"enable_hr": True, **second}
+    settings = {"mode": "Save", "reference": "hero", "keep": keep, "enabled_hr": True}
+    line = foretell(generation, **settings)
+    studio.draw(settings, hr_upscaler="Latent", **generation)
+    assert told(line) == pytest.approx(written(studio), rel=0.02), line
+    assert told(foretell(generation, mode="Save", keep=keep)) < 0.7 * told(line)  # the first pass alone
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ SDE", "DDIM"])
+@pytest.mark.parametrize("strength", [0.4, 0.75, 1.0])
+def test_img2img_makes_the_steps_that_its_strength_says(studio, foretell, sampler, strength) -> None:
+    generation = GENERATION | {"sampler_name": sampler, "denoising_strength": strength, "width": 64, "height": 64, "steps": 7}
+    line = foretell(generation, mode="Save", keep="Exact")
+    studio.draw_from(np.full((64, 64, 3), 90, np.uint8), {"mode": "Save", "reference": "hero", "keep": "Exact"}, **generation)
+    assert told(line) == pytest.approx(written(studio), rel=0.02), line
+
+
+def test_all_parts_of_a_prompt_are_counted(studio, foretell) -> None:
+    generation = GENERATION | {"prompt": "a pirate AND grass AND snow", "negative_prompt": ""}
+    line = foretell(generation, mode="Save", keep="Exact")
+    studio.draw({"mode": "Save", "reference": "hero", "keep": "Exact"}, **generation)
+    assert told(line) == pytest.approx(written(studio), rel=0.02), line
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Balanced", "Tiny"])
+def test_where_nobody_knows_how_often_the_model_is_called_it_says_at_most(studio, foretell, keep) -> None:
+    generation = GENERATION | {"sampler_name": "DPM adaptive", "width": 64, "height": 64}
+    line = foretell(generation, mode="Save", keep=keep)
+    studio.draw({"mode": "Save", "reference": "hero", "keep": keep}, **generation)
+    assert 0 < written(studio) <= told(line, "at most") * 1.001 + 60, line  # as it is rounded
+
+
+def test_steps_without_the_negative_half_make_it_at_most(studio, foretell) -> None:
+    generation = {**GENERATION, "override_settings": {"skip_early_cond": 0.5}}
+    studio.draw({"mode": "Save", "reference": "hero", "keep": "Exact"}, **generation)
+    with studio.playground.host.opts.overridden({"skip_early_cond": 0.5}):
+        assert 1.1 * written(studio) < told(foretell(mode="Save", keep="Exact"), "at most")
+
+
+@pytest.mark.parametrize("budget", [0.8, 1.2, 3.0, 9.0])
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM adaptive", "Restart"])
+def test_a_budget_is_never_exceeded(studio, foretell, budget, sampler) -> None:
+    generation = GENERATION | {"sampler_name": sampler, "steps": 20}
+    line = foretell(generation, mode="Save", budget=budget)
+    studio.draw({"mode": "Save", "reference": "hero", "budget": budget}, **generation)
+    sure = sampler != "DPM adaptive"
+    assert written(studio) <= budget * 1e6, line
+    assert told(line, "about" if sure else "at most") == pytest.approx(written(studio), rel=0.02 if sure else 9.0), line
+
+
+def test_a_budget_too_small_for_anything_is_told_before(studio, foretell) -> None:
+    assert "is too little: of this generation the smallest reference takes" in foretell(mode="Save", budget=0.01)
+    assert "is too little" in str(studio.refusal({"mode": "Save", "budget": 0.01}))
 
 
 def test_there_is_nothing_to_say_in_use_or_of_an_empty_field(foretell) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...model.schedule import SAME, crowded, descending, rounded, spread, threshold
 from ...references.plan import Plan
 
-_MORE = 2  # levels kept beside those that a plan allows, as long as nobody knows which will be the best
+_MORE = 2  # levels kept beside those that a plan allows, where there is room, until it is known which are the best
 
 
 class Levels:
@@ -16,13 +16,14 @@ class Levels:
     than the plan allows and a few the one that is missed least is given up, and at the end the best of them stay.
     """
 
-    def __init__(self, plan: Plan, sigmas: Sequence[float] | None) -> None:
+    def __init__(self, plan: Plan, sigmas: Sequence[float] | None, limited: bool = False) -> None:
+        """``limited``: there is room for what the plan says, no more."""
         self._count, self._percent = plan.levels, plan.percent
         self._schedule = descending(sigmas or [])
         self._least = threshold(self._schedule, plan.percent)
         self._chosen = spread([sigma for sigma in self._schedule if sigma >= self._least], plan.levels)
         self._given_up: list[float] = []
-        self._known = bool(self._schedule)
+        self._known, self._more = bool(self._schedule), 0 if limited else _MORE
         self.kept: list[float] = []
         self.seen: list[float] = []
 
@@ -42,7 +43,7 @@ class Levels:
             return False
         if sigma not in self.kept and sigma not in self._given_up:
             self.kept.append(sigma)
-            if self._count is not None and len(self.kept) > self._count + (0 if self._known else _MORE):
+            if self._count is not None and len(self.kept) > self._count + (0 if self._known else self._more):
                 self.give_up()
         return sigma in self.kept
 

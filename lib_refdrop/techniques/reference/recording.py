@@ -65,7 +65,7 @@ class Recording(Technique):
         self._drop([each for each in self._sizes if each.startswith(name + "/")])
         self._contents = {key: number for key, number in self._contents.items() if key[0] != name}
         self._pass, self._calls[name], self._given[name], self._kept_as[name] = name, [], {}, {}
-        self._levels[name], self._now, self._outcome = Levels(self.plan, sigmas), {}, Outcome()
+        self._levels[name], self._now, self._outcome = Levels(self.plan, sigmas, self._room() is not None), {}, Outcome()
         self._left, self._most_a_level = None, 0
 
     def call(self, call: ModelCall) -> None:
@@ -195,7 +195,7 @@ class Recording(Technique):
     def _has_room(self, sigma: float) -> bool:
         """Whether another level may be kept, at this level of noise: others are given up for it where they are missed
         less."""
-        left = self._writer.left if self._writer else None
+        left = self._room()
         if left is None:
             return True
         if self._left is not None:
@@ -203,9 +203,13 @@ class Recording(Technique):
         while left is not None and left < self._most_a_level and sigma in self._levels[self._pass].kept:
             if self._give_up() is None:
                 break
-            left = self._writer.left
+            left = self._room()
         self._left = left
         return sigma in self._levels[self._pass].kept
+
+    def _room(self) -> int | None:
+        """The bytes that the writer may still take; None where there is no limit."""
+        return self._writer.left if self._writer else None
 
     def _give_up(self) -> tuple[str, float] | None:
         """Lets the level go that is missed least, of the pass that has most; None where there is none left."""
