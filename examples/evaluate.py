@@ -5,7 +5,7 @@
 Prompts and seeds follow from --seed alone. Writes DIR/report.json, the curve over the coefficients DIR/curve.png and a
 sample of the pictures DIR/grid.png. With --url the same requests go to a web UI that has RefDrop and this model.
 
-    python examples/evaluate.py --ablate --seed 7 --pairs 32 --out DIR
+    python examples/evaluate.py --ablate --steps 8 --seed 7 --pairs 32 --out DIR
 
 keeps each reference in many smaller ways instead and measures what is left of the effect: DIR/ablation.json, and as
 DIR/contributions.json the table that budgets are kept by (lib_refdrop/references/contributions.json).
@@ -46,6 +46,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def size(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 2048:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 2048")
+    return int(text)
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="prompts and seeds follow from it (default: %(default)s)")
@@ -54,9 +60,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help=f"of the curve (default: {','.join(f'{c:g}' for c in COEFFICIENTS)})")
     parser.add_argument("--out", type=Path, default=Path("refdrop-evaluation"), help="folder (default: %(default)s)")
     parser.add_argument("--url", help="a web UI's address, e.g. http://127.0.0.1:7860, instead of the playground")
+    parser.add_argument("--steps", type=size, default=20, help="of every picture (default: %(default)s)")
+    parser.add_argument("--size", type=size, default=128, help="of every picture's sides (default: %(default)s)")
+    parser.add_argument("--sampler", default="Euler", help="(default: %(default)s)")
     parser.add_argument("--ablate", nargs="?", const="", metavar="NAME,NAME,...",
                         help="measure what smaller references lose, of all ways to keep them or of those named")
     options = parser.parse_args(arguments)
+    if options.size % 8 or options.size < 64:
+        parser.error("--size is a multiple of 8, from 64 on")
     if options.ablate is not None and options.url:
         parser.error("--ablate looks into references, which a web UI at --url does not show")
     return options
@@ -87,7 +98,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from demo.report import CONSISTENT, DIVERSE, Judge, kept, promises, table, write
     from demo.setup import Ticker
 
-    pairs, recipe, references = make_pairs(options.seed, options.pairs), Recipe(), options.out / "references"
+    pairs, references = make_pairs(options.seed, options.pairs), options.out / "references"
+    recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
     reader, orders, off = Reader.load(MODEL), [pair.target for pair in pairs[:2]], None
     print("Loading the bundled model ..." if not options.url else f"Asking {options.url} ...", flush=True)
     if not options.url:  # a web UI elsewhere cannot be asked without its extension
@@ -122,14 +134,18 @@ def ablate(options: argparse.Namespace) -> int:
     reader = Reader.load(MODEL)
     print("Loading the bundled model ...", flush=True)
     client = LocalClient(MODEL, options.out / "references")
-    there, named = variants(client.lineage), [name.strip() for name in options.ablate.split(",") if name.strip()]
+    there, named = variants(client.lineage, (options.size // 8) ** 2), [name.strip() for name in options.ablate.split(",") if name.strip()]
     if unknown := [name for name in named if name not in there]:
         raise Problem(f"There is no variant named {unknown[0]!r}; there is: {', '.join(there)}.")
     with Ticker() as ticker:
-        made = Ablation(client, Recipe(), ticker.show).run(
+        recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
+        made = Ablation(client, recipe, ticker.show).run(
             make_pairs(options.seed, options.pairs), {name: there[name] for name in named or there})
-    command = f"python examples/evaluate.py --ablate --seed {options.seed} --pairs {options.pairs}"
-    report = {"seed": options.seed, **judge(made, reader)}
+    usual = parse([])
+    command = " ".join(["python examples/evaluate.py --ablate", *(
+        f"--{name} {getattr(options, name)}" for name in ("steps", "size", "sampler", "seed", "pairs")
+        if name in ("seed", "pairs") or getattr(options, name) != getattr(usual, name))])
+    report = {"seed": options.seed, "recipe": vars(recipe), **judge(made, reader)}
     write_all(report, command, options.out)
     print("\n" + table(report))
     print(f"\n{options.pairs} pairs in {time.monotonic() - start:.0f} s; see ablation.json and contributions.json in "

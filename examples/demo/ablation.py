@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_refdrop.references.plan import RECIPES, STRIDES, Picture, Recipe, estimate
+from lib_refdrop.model.rows import COND
+from lib_refdrop.model.schedule import threshold
+from lib_refdrop.model.sites import SECTIONS, Lineage
+from lib_refdrop.references.budget import LEVELS
+from lib_refdrop.references.plan import RECIPES, Recipe
 from lib_refdrop.references.recode import recode
-from lib_refdrop.techniques.reference.recording import threshold
 from lib_refdrop.references.reference import Key, Reference, is_trajectory, passes_from
-from lib_refdrop.model.sites import COND, SECTIONS, Lineage
+from lib_refdrop.references.sizes import Picture, estimate
 
 from .client import LocalClient, RequestRefused
 from .client import Recipe as Sampling
-from .measure import agreement_matrix, bootstrap, mean_of_rows
+from .measure import Measured, agreement_matrix, bootstrap, mean_of_rows
 from .pairs import Order, Pair
 from .reader import Reader
 from .report import interval, write
@@ -38,32 +41,33 @@ Variant = Callable[[Reference], Reference]
 # One thing done to an exact reference, for the table that budgets are kept by.
 CHANGES = (
     *(Recipe(precision) for precision in ("fp16", "int8", "fp8", "int4")),
-    *(Recipe(pools=pools) for pools in ((2,), (4,), (2, 1), (4, 1), (4, 2))),
-    *(Recipe(stride=stride) for stride in STRIDES if stride > 1),
+    *(Recipe(levels=levels) for levels in LEVELS if levels is not None),
     Recipe(branches=(COND,)),
     *(Recipe(sections=tuple(other for other in SECTIONS if other != section)) for section in SECTIONS),
 )
 _LATE = ("middle", "output")
 # Several at once: what a preset could be.
 CANDIDATES = (
-    *(Recipe("int4", stride=stride, sections=sections) for stride in (4, 5, 7, 10) for sections in (SECTIONS, _LATE)),
-    Recipe("int4", stride=20), Recipe("int4", stride=7, branches=(COND,)), Recipe("int4", (2, 1), 5),
-    Recipe("int4", (2,), 2), Recipe("int4", (2,), 4), Recipe("int8", (2,), 7), Recipe("int4", (4, 2), 3),
+    *(Recipe("int4", levels=levels, sections=sections) for levels in (4, 3, 2) for sections in (SECTIONS, _LATE)),
+    Recipe("int4", levels=1), Recipe("int4", levels=3, branches=(COND,)), Recipe("int8", levels=3),
 )
+MERGED = (2, 4, 16)  # tokens of the finest layers into one
 
 
 def name_of(recipe: Recipe) -> str:
     return "+".join(recipe.changes()) or "exact"
 
 
-def variants(lineage: Lineage) -> dict[str, Variant]:
-    """Every variant by name: the changes one by one, parts of the schedule, the presets and what they could be."""
+def variants(lineage: Lineage, cells: int = 16 * 16) -> dict[str, Variant]:
+    """Every variant by name: the changes one by one, parts of the schedule, the presets and what they could be. ``cells``
+    are those of the pictures' latents, as many as the finest layers have tokens."""
     def planned(recipe: Recipe, name: str, percent: float = 100.0) -> Variant:
         return lambda whole: recode(whole, recipe.plan(name, lineage, percent))
 
     return {
         **{name_of(recipe): planned(replace(recipe, trajectory=False), name_of(recipe))
            for recipe in (*CHANGES, *CANDIDATES)},
+        **{f"merged{times}": planned(Recipe(tokens=cells // times, trajectory=False), "") for times in MERGED},
         **{f"first{percent}": planned(Recipe(trajectory=False), "", percent) for percent in (25, 50, 75)},
         "last50": lambda whole: last(whole, 50),
         **{name: planned(recipe, name) for name, recipe in RECIPES.items() if name != "Exact"},
@@ -161,23 +165,25 @@ def _row(name: str, matrix: np.ndarray, plain: np.ndarray, exact: np.ndarray, ma
         gain = exact[rows].mean() - plain[rows].mean()
         return float((matrix[rows].mean() - plain[rows].mean()) / gain) if gain > _LEAST_GAIN else float("nan")
 
-    agreement, kept = mean_of_rows(matrix), bootstrap(len(matrix), share)
+    agreement, kept, likeness = mean_of_rows(matrix), bootstrap(len(matrix), share), _likeness(made.varied[name], made)
     return {"bytes": made.bytes[name], "agreement": agreement.value, "interval": interval(agreement),
-            "kept": kept.value, "kept_interval": interval(kept), "likeness": _likeness(made.varied[name], made)}
+            "kept": kept.value, "kept_interval": interval(kept), "likeness": likeness.value,
+            "likeness_interval": interval(likeness)}
 
 
-def _likeness(pictures: Sequence[Image.Image], made: Pictures) -> float:
-    def far(others: Sequence[Image.Image]) -> float:
-        return sum(float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())
-                   for one, other in zip(others, made.exact))
+def _likeness(pictures: Sequence[Image.Image], made: Pictures) -> Measured:
+    def far(others: Sequence[Image.Image]) -> np.ndarray:
+        return np.array([float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())
+                         for one, other in zip(others, made.exact)])
 
-    plain = far(made.plain)
-    return 1 - far(pictures) / plain if plain else float("nan")
+    plain, varied = far(made.plain), far(pictures)
+    return bootstrap(len(plain), lambda rows: float(1 - varied[rows].sum() / plain[rows].sum()) if plain[rows].any()
+                     else float("nan"))
 
 
 def contributions(report: Mapping[str, Any], command: str) -> dict[str, Any]:
     """The content of ``lib_refdrop/references/contributions.json``: single changes with the likeness they leave, where it is known."""
-    single = {name_of(recipe) for recipe in CHANGES}
+    single = {*(name_of(recipe) for recipe in CHANGES), *(f"merged{times}" for times in MERGED)}
     kept = {name: round(row["likeness"], 3) for name, row in report["variants"].items()
             if name in single and row["likeness"] == row["likeness"]}
     return {"made_with": f"{command} ({report['pairs']} pairs)", "kept": kept}
@@ -192,15 +198,16 @@ def write_all(report: dict[str, Any], command: str, out: Path) -> None:
 def table(report: Mapping[str, Any]) -> str:
     """For people, in ASCII for every terminal; with the megabytes of the same for SDXL, 512x768, 20 steps, 16 bit."""
     sizes = sizes_for(SDXL, Picture(64, 96, 20))
-    lines = [f"{'':28}{'bytes':>12}{'agreement':>11}{'kept':>7}  {'95 %':14}{'likeness':>9}{'SDXL MB':>9}"]
+    lines = [f"{'':28}{'bytes':>12}{'agreement':>11}{'kept':>7}  {'95 %':14}{'likeness':>9}  {'95 %':14}{'SDXL MB':>9}"]
     for name in ("plain", "exact"):
         size = report["exact_bytes"] if name == "exact" else ""
         lines.append(f"{name:28}{size:>12}{report[name]['agreement']:11.3f}")
     for name, row in report["variants"].items():
         low, high = row["kept_interval"]
+        least, most = row["likeness_interval"]
         size = f"{sizes[name] / 1e6:9.1f}" if name in sizes else ""
         lines.append(f"{name:28}{row['bytes']:12}{row['agreement']:11.3f}{row['kept']:7.0%}  "
-                     f"{f'{low:.0%} to {high:.0%}':14}{row['likeness']:9.3f}{size}")
+                     f"{f'{low:.0%} to {high:.0%}':14}{row['likeness']:9.3f}  {f'{least:.3f}-{most:.3f}':14}{size}")
     return "\n".join(lines)
 
 
