@@ -21,5 +21,5 @@ def preload(parser: argparse.ArgumentParser) -> None:
                         help="where RefDrop keeps references on disk: a folder, or a URL that fsspec knows (default: "
                              "latents in its own folder)")
     parser.add_argument("--refdrop-memory", metavar="GB", type=_gigabytes, default=None,
-                        help="how much memory RefDrop may fill with references, replays and remembered pictures (default: a "
-                             "quarter of the machine's)")
+                        help="how much memory RefDrop may fill with references, replays and remembered pictures "
+                             "(default: a quarter of the machine's)")

@@ -2,8 +2,8 @@
 
     python examples/export_ldm.py --out models/Stable-diffusion
 
-Makes its environment in .venv first. Tokenizer and text encoder are read by the web UI from a folder written beside the checkpoint; nothing is downloaded.
-Forge and reForge refuse models this small.
+Makes its environment in .venv first. Tokenizer and text encoder are read by the web UI from a folder written beside the
+checkpoint; nothing is downloaded. Forge and reForge refuse models this small.
 """
 
 from __future__ import annotations

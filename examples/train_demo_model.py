@@ -44,13 +44,12 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
-
 from demo.autoencoder import new_autoencoder, to_tensor, train_autoencoder
 from demo.characters import draw, draw_character
 from demo.diffusion import LatentData, train_diffusion
 from demo.model import assemble, new_text_encoder, new_unet
 from demo.model_card import write_card
-from demo.reader import READER, train_reader, through
+from demo.reader import READER, through, train_reader
 from demo.schedule import load_checkpoint
 from demo.tokenizer import new_tokenizer
 from demo.vocabulary import write_vocabulary

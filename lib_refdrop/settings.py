@@ -17,7 +17,8 @@ _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-"})  # as peop
 
 
 # What a picture's parameters always say, by mode, whatever the defaults are or will be.
-_DECIDES = {"Use": ("rfg", "mode", "store", "reference"), "Save": ("mode", "store", "reference", "keep", "save_percent")}
+_DECIDES = {"Use": ("rfg", "mode", "store", "reference"),
+            "Save": ("mode", "store", "reference", "keep", "save_percent")}
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Control:
     label: str
     help: str
     choices: tuple[str, ...] | None = None
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float = -math.inf  # a number's range
+    maximum: float = math.inf
     step: float | None = None
     infotext: str | None = None
     tier: str = "important"
@@ -68,11 +69,13 @@ class Settings:
     on_problem: str = _setting("Stop", "If it cannot guide", "Stop the run, or continue it without guidance; the "
                                "reason is shown either way.", choices=("Stop", "Continue"),
                                infotext="RefDrop on problem", tier="advanced")
-    keep: str = _setting("Balanced", "What to keep", "Exact is everything, gigabytes for SDXL; Balanced and Small are a "
-                         "fraction of that; Tiny is only what it takes to compute everything again, before the first Use.",
+    keep: str = _setting("Balanced", "What to keep",
+                         "Exact is everything, gigabytes for SDXL; Balanced and Small are a fraction of that; Tiny is "
+                         "only what it takes to compute everything again, before the first Use.",
                          choices=("Exact", "Balanced", "Small", "Tiny"), infotext="RefDrop kept", tier="advanced")
-    budget: float = _setting(0.0, "At most (MB)", "Keeps the best that fits into so many megabytes; 0 does as What to keep "
-                             "says.", minimum=0.0, maximum=100000.0, step=1.0, infotext="RefDrop budget",
+    budget: float = _setting(0.0, "At most (MB)",
+                             "Keeps the best that fits into so many megabytes; 0 does as What to keep says.",
+                             minimum=0.0, maximum=100000.0, step=1.0, infotext="RefDrop budget",
                              tier="advanced")
 
     @classmethod

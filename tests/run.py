@@ -2,9 +2,9 @@
 
     python tests/run.py [arguments of pytest]
 
-Without ``-m`` it runs everything but the tests marked ``host`` (they need a real web UI) and ``gpu``. A run of everything
-first looks through the code (ruff, and mypy over ``lib_refdrop``), and shares the tests out over two processes; a run
-that names tests, by a place or by ``-m`` or ``-k``, does neither.
+Without ``-m`` it runs everything but the tests marked ``host`` (they need a real web UI) and ``gpu``. A run of
+everything first looks through the code (ruff, and mypy over ``lib_refdrop``), and shares the tests out over two
+processes; a run that names tests, by a place or by ``-m`` or ``-k``, does neither.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def train_autoencoder(pictures: np.ndarray, seconds: float, checkpoint: Path, se
     while not budget.over:
         for group in optimizer.param_groups:
             group["lr"] = budget.learning_rate()
-        batch = to_tensor(_crops(pictures, rng) if budget.tick() < 0.75 else pictures[rng.integers(0, len(pictures), 6)])
+        batch = to_tensor(_crops(pictures, rng) if budget.tick() < 0.75
+                          else pictures[rng.integers(0, len(pictures), 6)])
         loss, error = _loss(model, batch.contiguous(memory_format=torch.channels_last))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

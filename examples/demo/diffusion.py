@@ -164,7 +164,7 @@ def train_diffusion(pipeline, data: LatentData, seconds: float, checkpoint: Path
 
 def _install(unet: UNet2DConditionModel) -> GroupAttention:
     shared = GroupAttention()
-    unet.set_attn_processor({name: shared for name in unet.attn_processors})
+    unet.set_attn_processor(dict.fromkeys(unet.attn_processors, shared))
     return shared
 
 

@@ -92,7 +92,8 @@ class Experiment:
         return set(self.client.references.rglob("*")) if isinstance(self.client, LocalClient) else set()
 
     def _check_own_seed(self, order: Order, results: Results) -> None:
-        """A reference that is kept whole gives its own picture with its own seed and prompt, at every c (to rounding)."""
+        """A reference that is kept whole gives its own picture with its own seed and prompt, at every c (to
+        rounding)."""
         wanted = results.references[-1]
         self.client.txt2img(self._saving(order, store="RAM", keep="Exact"))
         for c in OWN_SEED_COEFFICIENTS:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 _RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
            "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-_EDGES = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
+_EDGES = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+          "conv_in": "input_blocks.0.0",
           "conv_norm_out": "out.0", "conv_out": "out.2"}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
@@ -40,22 +41,26 @@ def config(pipeline, text_folder: str) -> dict:
     base, first = unet.block_out_channels[0], vae.block_out_channels[0]
     ldm = "ldm.modules"
     return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {
-        "linear_start": schedule.beta_start, "linear_end": schedule.beta_end, "timesteps": 1000, "num_timesteps_cond": 1,
+        "linear_start": schedule.beta_start, "linear_end": schedule.beta_end, "timesteps": 1000,
+        "num_timesteps_cond": 1,
         "first_stage_key": "jpg", "cond_stage_key": "txt", "image_size": unet.sample_size, "channels": 4,
         "cond_stage_trainable": False, "conditioning_key": "crossattn", "scale_factor": vae.scaling_factor,
         "parameterization": "v" if schedule.prediction_type == "v_prediction" else "eps", "use_ema": False,
         "unet_config": {"target": f"{ldm}.diffusionmodules.openaimodel.UNetModel", "params": {
             "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": base,
             "attention_resolutions": [2**level for level in range(len(unet.block_out_channels))],
-            "num_res_blocks": unet.layers_per_block, "channel_mult": [width // base for width in unet.block_out_channels],
+            "num_res_blocks": unet.layers_per_block,
+            "channel_mult": [width // base for width in unet.block_out_channels],
             "num_heads": unet.attention_head_dim, "use_spatial_transformer": True, "transformer_depth": 1,
             "context_dim": unet.cross_attention_dim, "use_checkpoint": False, "legacy": False}},
         "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {
             "embed_dim": 4, "monitor": "val/rec_loss", "lossconfig": {"target": "torch.nn.Identity"}, "ddconfig": {
-                "double_z": True, "z_channels": 4, "resolution": vae.sample_size, "in_channels": 3, "out_ch": 3, "ch": first,
+                "double_z": True, "z_channels": 4, "resolution": vae.sample_size, "in_channels": 3, "out_ch": 3,
+                "ch": first,
                 "ch_mult": [width // first for width in vae.block_out_channels], "num_res_blocks": vae.layers_per_block,
                 "attn_resolutions": [], "dropout": 0.0}}},
-        "cond_stage_config": {"target": f"{ldm}.encoders.modules.FrozenCLIPEmbedder", "params": {"version": text_folder}},
+        "cond_stage_config": {"target": f"{ldm}.encoders.modules.FrozenCLIPEmbedder",
+                              "params": {"version": text_folder}},
     }}}
 
 

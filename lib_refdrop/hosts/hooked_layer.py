@@ -30,8 +30,8 @@ class HookedLayer:
                  attend: Attend = attention) -> None:
         self._layer, self._at, self._attend, self._names = layer, at, attend, (hidden, context)
         self._waiting = self._behind = False  # for the pass to be told; told behind to_out
-        self._hidden: Tensor | None = None  # what queries are made of
-        self._source: Tensor | None = None  # what keys and values are made of
+        self._hidden: Any = None  # a tensor in the middle of a call: what queries are made of
+        self._source: Any = None  # and what keys and values are made of
         self._queries: Tensor | None = None
         self._made: dict[str, tuple[Tensor, Tensor]] = {}  # keys and values: what each was made of, and what came of it
         to_q, to_out = layer.to_q, layer.to_out[0]  # a layer of another kind fails here, with no hook on it yet

@@ -12,8 +12,8 @@ from ..techniques.sampling_pass import SamplingPass
 
 SWAPPED = "The model was changed in the middle of the generation (a refiner); RefDrop took no part from there on."
 BATCH_CHANGED = "Another extension changes the batch inside the model, so not everything could be guided."
-TILED = ("The picture was made in tiles (MultiDiffusion, Tiled Diffusion): each tile is guided by all of the reference; "
-         "none is saved.")
+TILED = ("The picture was made in tiles (MultiDiffusion, Tiled Diffusion): each tile is guided by all of the "
+         "reference; none is saved.")
 
 
 class Owner(Protocol):

@@ -49,10 +49,10 @@ class HostCall(Protocol):
 class ModelCall:
     """One call of the model: its noise level, its rows, and the latent's size.
 
-    ``visits`` counts, for each kind of row, the earlier calls of this pass at the same level: samplers of second order come
-    to one twice. ``host`` is None where nothing can be looked at but the layers. ``replay(inputs, listener)`` runs the model
-    on other inputs, with ``listener`` told of its layers. A ``tiled`` call is on pieces of the picture: several of its rows
-    may be of one image and kind.
+    ``visits`` counts, for each kind of row, the earlier calls of this pass at the same level: samplers of second order
+    come to one twice. ``host`` is None where nothing can be looked at but the layers. ``replay(inputs, listener)`` runs
+    the model on other inputs, with ``listener`` told of its layers. A ``tiled`` call is on pieces of the picture:
+    several of its rows may be of one image and kind.
     """
 
     sigma: float

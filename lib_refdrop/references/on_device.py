@@ -1,8 +1,9 @@
 """A reference's features on the model's device, there before a layer asks.
 
-On CUDA the next layers' features are read from the disk by a thread and travel on a stream of their own while this layer
-computes: no layer waits for the disk, and it is the device's own streams that wait for each other. Elsewhere copies from
-ordinary memory that nobody waits for may arrive late and wrong, so there features are handed out as they are kept.
+On CUDA the next layers' features are read from the disk by a thread and travel on a stream of their own while this
+layer computes: no layer waits for the disk, and it is the device's own streams that wait for each other. Elsewhere
+copies from ordinary memory that nobody waits for may arrive late and wrong, so there features are handed out as they
+are kept.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ KeyValues = tuple[Tensor, Tensor, "Tensor | None"]  # K, V, the bias of the logi
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, in page-locked memory where there is CUDA, from which a GPU fetches by itself; itself where there
-    is none, or no room."""
+    """A tensor on the CPU, in page-locked memory where there is CUDA, from which a GPU fetches by itself; itself where
+    there is none, or no room."""
     if not torch.cuda.is_available() or tensor.is_pinned():
         return tensor
     try:
@@ -71,7 +72,8 @@ class Ahead:
         self._read_from(0)
 
     def take(self, key: Key) -> Parts | None:
-        """The parts of a feature, as :func:`~lib_refdrop.references.codec.decode` wants them; None where it was not kept."""
+        """The parts of a feature, as :func:`~lib_refdrop.references.codec.decode` wants them; None where it was not
+        kept."""
         if self._stream is None:
             return self._features.feature(key)
         place = self._places.get(key, len(self._order))
@@ -126,8 +128,8 @@ def _read(features: Reference, key: Key) -> Parts | None:
 
 
 class Projected:
-    """Keys and values that serve several model calls in a row, by where they came from; the first that fit into ``limit``
-    bytes."""
+    """Keys and values that serve several model calls in a row, by where they came from; the first that fit into
+    ``limit`` bytes."""
 
     def __init__(self, limit: int = _PROJECTED) -> None:
         self._limit, self._bytes = limit, 0

@@ -31,7 +31,8 @@ class SamplingPass:
     fault with all its lines in the log. Without ``tell`` the problem is kept and :meth:`finish` raises it.
     """
 
-    def __init__(self, techniques: Sequence[Technique], tell: Callable[[Technique, RefDropError], None] | None = None) -> None:
+    def __init__(self, techniques: Sequence[Technique],
+                 tell: Callable[[Technique, RefDropError], None] | None = None) -> None:
         self._techniques, self._tell = list(techniques), tell
         self._visits: dict[tuple[Kind, float], int] = {}
         self._listener: Listener | None = None
@@ -138,8 +139,8 @@ def told(error: Exception) -> RefDropError:
     if isinstance(error, RefDropError):
         return error
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return StoreProblem("There is not enough memory to guide this generation; choose a smaller size or batch, or keep "
-                            f"less of the reference ({first_line(error)}).")
+        return StoreProblem("There is not enough memory to guide this generation; choose a smaller size or batch, or "
+                            f"keep less of the reference ({first_line(error)}).")
     logger.error("A fault inside RefDrop", exc_info=error)
     return RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so this generation goes "
                         "without it from here on; please report it with the lines in the log.")

@@ -37,16 +37,16 @@ class Outcome:
 class Technique:
     """Answers nothing; one that takes part overrides the events it is there for.
 
-    Every event may raise :class:`~lib_refdrop.words.RefDropError`: the technique then takes no further part in the pass and
-    the user is told.
+    Every event may raise :class:`~lib_refdrop.words.RefDropError`: the technique then takes no further part in the pass
+    and the user is told.
     """
 
     def call(self, call: ModelCall) -> None:
         """The model is about to be called."""
 
     def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
-        """A self-attention layer has computed ``own`` ``[B, tokens, C]``: what it goes on with, ``own`` itself where nothing
-        is to be done."""
+        """A self-attention layer has computed ``own`` ``[B, tokens, C]``: what it goes on with, ``own`` itself where
+        nothing is to be done."""
         return own
 
     def finish(self) -> Outcome:

@@ -13,7 +13,8 @@ class State(Protocol):
     interrupted: bool
     skipped: bool
     textinfo: str | None
-    time_start: float | None  # when the job began that the page or the API asked for; generations inside it have the same
+    # when the job began that the page or the API asked for; generations inside it have the same
+    time_start: float | None
 
     def interrupt(self) -> None: ...
 
@@ -84,7 +85,8 @@ class WebUI:
         self._callbacks.on_ui_settings(callback)
 
     def plot_scripts(self) -> Sequence[Any]:
-        return [data.module for data in getattr(self._scripts, "scripts_data", []) if str(data.path).endswith("xyz_grid.py")]
+        return [data.module for data in getattr(self._scripts, "scripts_data", [])
+                if str(data.path).endswith("xyz_grid.py")]
 
     def loaded_model(self) -> Any:
         data = getattr(sys.modules.get("modules.sd_models"), "model_data", None)

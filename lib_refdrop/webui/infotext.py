@@ -44,7 +44,9 @@ def paste_function(name: str, default: Any, control: Control) -> Callable[[Mappi
 
 def _whole(parameters: Mapping[str, str], key: str | None) -> str | None:
     """A value as it was written: hosts cut one like 512x768 in two."""
-    if key is None or key in parameters:
-        return parameters.get(key)
+    if key is None:
+        return None
+    if key in parameters:
+        return parameters[key]
     sides = [parameters.get(f"{key}-{side}") for side in (1, 2)]
     return "x".join(map(str, sides)) if None not in sides else None

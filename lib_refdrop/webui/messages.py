@@ -16,8 +16,8 @@ logger = logging.getLogger("RefDrop")
 
 
 def set_up_log() -> None:
-    """Lets a line at INFO through to the terminal where the host set up nothing for it: hosts' own level is WARNING, and
-    what was saved or guided belongs to what they print of a generation. More than once does no harm."""
+    """Lets a line at INFO through to the terminal where the host set up nothing for it: hosts' own level is WARNING,
+    and what was saved or guided belongs to what they print of a generation. More than once does no harm."""
     logger.setLevel(logging.INFO)
     if not any(handler.level <= logging.INFO for handler in logging.getLogger().handlers) and not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)

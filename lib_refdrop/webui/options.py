@@ -12,8 +12,8 @@ _OPTIONS = {
     INNER_PASSES: (False, "Guide the inner passes of detailers as well",
                    "Scripts such as face detailers generate parts of a picture again; they run plain otherwise"),
     REMEMBER: (False, "Remember recent pictures in memory",
-               "Any picture just made can then become a reference: choose it under RAM; works with RefDrop switched off, "
-               "too, and changes no picture"),
+               "Any picture just made can then become a reference: choose it under RAM; works with RefDrop switched "
+               "off, too, and changes no picture"),
     REMEMBER_COUNT: (20, "How many recent pictures to remember", "About 1 to 3 MB each for SDXL"),
 }
 

@@ -9,8 +9,8 @@ from .infotext import NOTE, written_keys
 
 
 def write(p: Any, texts: Mapping[str, Any], notes: Sequence[str], only_first: bool = False) -> None:
-    """Into the parameters of this batch's pictures; those of an earlier batch, and of a generation that ``p`` is a copy of,
-    say nothing about them. Of ``only_first`` the others of the batch say nothing either.
+    """Into the parameters of this batch's pictures; those of an earlier batch, and of a generation that ``p`` is a copy
+    of, say nothing about them. Of ``only_first`` the others of the batch say nothing either.
 
     Hosts ask a value that is callable anew for each picture (AUTOMATIC1111 since 1.10, and its kin).
     """
@@ -24,7 +24,8 @@ def write(p: Any, texts: Mapping[str, Any], notes: Sequence[str], only_first: bo
 
 
 def clear(p: Any) -> None:
-    """Takes everything of ours out, in a dictionary of ``p``'s own: copies share theirs with what they are copied from."""
+    """Takes everything of ours out, in a dictionary of ``p``'s own: copies share theirs with what they are copied
+    from."""
     keys = written_keys()
     if keys & set(p.extra_generation_params):
         p.extra_generation_params = {key: value for key, value in p.extra_generation_params.items() if key not in keys}

@@ -30,8 +30,8 @@ def differences(manifest: Mapping[str, Any], p: Any, host: Host) -> list[str]:
     found = []
     then, now = str(manifest.get("model_hash") or ""), str(getattr(p, "sd_model_hash", None) or "")
     if then and now and then != now:
-        found.append(f"The reference was saved with another checkpoint, {manifest.get('model') or then}; the same one serves "
-                     "best.")
+        found.append(f"The reference was saved with another checkpoint, {manifest.get('model') or then}; the same one "
+                     "serves best.")
     before, here = manifest.get("with"), _with(p, host)
     if isinstance(before, Mapping):
         changed = [name for name in here if name in before and before[name] != here[name]]
@@ -56,7 +56,8 @@ def default_name(prompt: str, seed: int) -> str:
 
 def _with(p: Any, host: Host) -> dict[str, Any]:
     overridden = getattr(p, "override_settings", None) or {}
-    settings = {word: overridden.get(name, getattr(host.opts, name, usual)) for word, (name, usual) in _SETTINGS.items()}
+    settings = {word: overridden.get(name, getattr(host.opts, name, usual))
+                for word, (name, usual) in _SETTINGS.items()}
     return {**settings, "VAE": str(getattr(p, "sd_vae_name", None) or "the checkpoint's own"),
             "networks": networks(getattr(p, "extra_network_data", None))}
 

@@ -1,4 +1,5 @@
-"""Remember: the last pictures are kept as trajectories in memory, so that any picture just made can become a reference."""
+"""Remember: the last pictures are kept as trajectories in memory, so that any picture just made can become a
+reference."""
 
 from __future__ import annotations
 

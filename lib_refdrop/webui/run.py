@@ -142,8 +142,8 @@ class Run:
         self._each(lambda task: task.end_batch(self._batch, interrupted(self._job.host)))
 
     def finish(self) -> None:
-        """All pictures are finished: what starts now is no longer inside this generation, and what started in it and was
-        never closed is over."""
+        """All pictures are finished: what starts now is no longer inside this generation, and what started in it and
+        was never closed is over."""
         shelf, inner = self._job.shelf, []
         run = shelf.running()
         while run is not None and run is not self:
@@ -177,7 +177,8 @@ class Run:
 
     def note_inner(self) -> None:
         """A generation inside this one ran plain."""
-        show(self._p, "Generations inside this one (a detailer's) ran without RefDrop; there is a setting to change that.",
+        show(self._p,
+             "Generations inside this one (a detailer's) ran without RefDrop; there is a setting to change that.",
              self._job.shelf)
 
     def _each(self, event: Any) -> None:
@@ -240,12 +241,12 @@ def _forget(p: Any) -> None:
 
 
 def _is_inner(p: Any, copied_from: Run | None, shelf: Shelf, host: Host) -> bool:
-    """Whether ``p`` is made inside another generation: marked so by its detailer, or begun, in the job of a run of ours,
-    between the sampling of its pictures and their end, which is when scripts begin generations of their own.
+    """Whether ``p`` is made inside another generation: marked so by its detailer, or begun, in the job of a run of
+    ours, between the sampling of its pictures and their end, which is when scripts begin generations of their own.
 
-    A run that failed, and that nobody closed (plots copy processing objects and close none), is closed now: it is no outer
-    generation. One that failed while it sampled had not come so far; one that failed later is told by ``p`` being another
-    copy of the same object, and not of its own (``copied_from`` is the run that it came with).
+    A run that failed, and that nobody closed (plots copy processing objects and close none), is closed now: it is no
+    outer generation. One that failed while it sampled had not come so far; one that failed later is told by ``p`` being
+    another copy of the same object, and not of its own (``copied_from`` is the run that it came with).
     """
     outer = shelf.running()
     if outer is not None and not (outer.afterwards and outer.began == getattr(host.state, "time_start", None)

@@ -29,7 +29,8 @@ def _program() -> tuple[Host, Shelf]:
 
 
 def web_ui_script() -> type:
-    """The script's class inside a web UI, with its callbacks registered: hosts forget them when they load scripts anew."""
+    """The script's class inside a web UI, with its callbacks registered: hosts forget them when they load scripts
+    anew."""
     return script_class(*_program())
 
 
@@ -39,7 +40,7 @@ def script_class(host: Host, shelf: Shelf) -> type:
     host.on_before_ui(lambda: add_axes(host, shelf))
     host.on_ui_settings(lambda: add_options(host))
 
-    class RefDropScript(host.Script):
+    class RefDropScript(host.Script):  # type: ignore[name-defined]  # each host has its own
         """Keeps no state of a generation: that is on the processing object, for detailers run others inside one."""
 
         def __init__(self) -> None:
@@ -96,13 +97,14 @@ def script_class(host: Host, shelf: Shelf) -> type:
                 self._guarded(p, lambda: event(run))
 
         def _guarded(self, p, event) -> None:
-            """A fault of ours never leaves a hook unsaid: hosts log it and go on with a picture that nobody asked for."""
+            """A fault of ours never leaves a hook unsaid: hosts log it and go on with a picture that nobody asked
+            for."""
             try:
                 event()
             except Exception as error:
                 logger.exception("A fault inside RefDrop")
-                problem = RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so the generation was "
-                                       "stopped; please report it with the lines in the log.")
+                problem = RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so the "
+                                       "generation was stopped; please report it with the lines in the log.")
                 stop(p, problem, host)
                 complain(p, problem, shelf)
 

@@ -1,4 +1,5 @@
-"""What a generation is to do with RefDrop: save a reference, use one, remember pictures. One class each, one interface."""
+"""What a generation is to do with RefDrop: save a reference, use one, remember pictures. One class each, one
+interface."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from ..references.reference import Reference
 from ..techniques.reference.guidance import Guidance
 from ..techniques.reference.strength import Strength
 from ..techniques.technique import Outcome, Technique
-from ..words import ReferenceProblem, RefDropError
+from ..words import RefDropError, ReferenceProblem
 from .messages import tell
 from .parameters import write
 from .provenance import differences
@@ -24,7 +24,7 @@ class UseTask(Task):
         super().__init__(job)
         self._strength = Strength(job.settings.rfg, job.settings.sections)
         self._uses = ExitStack()
-        self._reference: Reference | None = None
+        self._reference: Reference  # once it is open
         self._passes, self._done = 0, Outcome()
 
     def open(self) -> None:
@@ -55,8 +55,8 @@ class UseTask(Task):
     def end_batch(self, number: int, interrupted: bool) -> None:
         p, shelf, done = self.job.p, self.job.shelf, self._done
         if self._reference.changed():
-            raise ReferenceProblem(f"Reference {self._reference.name!r} was changed by another program while it was in use, so "
-                                   "this picture is guided by parts of both; draw it again.")
+            raise ReferenceProblem(f"Reference {self._reference.name!r} was changed by another program while it was in "
+                                   "use, so this picture is guided by parts of both; draw it again.")
         if not self._passes:
             tell(p, NO_PASS + ", so nothing was guided.", shelf)
         elif not self._strength.acts:
@@ -68,7 +68,8 @@ class UseTask(Task):
             said = f"Guided by {self._reference.name!r} at {self._strength.c:g}, {_how_much(done)}."
             tell(p, " ".join([said, *done.notes]), shelf)
         elif not interrupted:
-            raise RefDropError(" ".join(done.notes) or "The model's self-attention never ran, so nothing was guided; another "
+            raise RefDropError(" ".join(done.notes)
+                               or "The model's self-attention never ran, so nothing was guided; another "
                                "extension may replace the model or its attention.")
 
     def close(self) -> None:

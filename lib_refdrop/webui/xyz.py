@@ -24,7 +24,8 @@ def add_axes(host: Host, shelf: Shelf) -> None:
 
 
 def with_axes(p: Any, args: Sequence[Any]) -> list[Any]:
-    """The script's arguments for this cell of a plot. An axis of RefDrop's switches it on: nobody compares what is off."""
+    """The script's arguments for this cell of a plot. An axis of RefDrop's switches it on: nobody compares what is
+    off."""
     chosen = getattr(p, _ATTRIBUTE, None)
     if not chosen:
         return list(args)
@@ -48,8 +49,8 @@ def is_cell(p: Any) -> bool:
 
 
 class _Number:
-    """The type of an axis of numbers: reads one as people write it, with a typographic minus too. It equals ``float``, for
-    plots ask ``type == float`` before they read ranges such as ``0-1 [5]``."""
+    """The type of an axis of numbers: reads one as people write it, with a typographic minus too. It equals ``float``,
+    for plots ask ``type == float`` before they read ranges such as ``0-1 [5]``."""
 
     def __call__(self, text: Any) -> float:
         return float(str(text).translate(_MINUS))
@@ -73,4 +74,4 @@ def _choices(name: str, default: Any, control: Control, shelf: Shelf) -> Callabl
         return lambda: shelf.names("Disk") + shelf.names("RAM")
     if isinstance(default, bool):
         return lambda: ["True", "False"]
-    return (lambda: list(control.choices)) if control.choices else None
+    return (lambda: list(control.choices or ())) if control.choices else None

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT), str(ROOT / "examples")]  # this folder's own modules are found as tests.bench's
 
-import environment  # noqa: E402
+import environment
 
 PARTS = ("sizes", "demo", "sd15", "sdxl", "memory")
 QUICK_PARTS = ("sizes", "sd15")
@@ -32,7 +32,8 @@ QUICK_MOST = 10**9  # bytes of the largest reference that --quick writes
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true",
-                        help="under two minutes: SD1.5 only, one step at CFG 1, once; sizes above a gigabyte are estimated")
+                        help="under two minutes: SD1.5 only, one step at CFG 1, once; sizes above a gigabyte are "
+                             "estimated")
     parser.add_argument("--device", default="cpu", help="where the UNets run (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     parser.add_argument("--sdxl-time", action="store_true",
@@ -47,7 +48,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if unknown := set(options.parts or ()) - set(PARTS):
         parser.error(f"there is no part {min(unknown)}")
     if options.parts is None:
-        options.parts = [part for part in (QUICK_PARTS if options.quick else PARTS) if part != "sdxl" or options.sdxl_time]
+        options.parts = [part for part in (QUICK_PARTS if options.quick else PARTS) if part != "sdxl"
+                         or options.sdxl_time]
     if options.quick and options.variants is None:
         options.variants = QUICK_VARIANTS
     return options

@@ -25,7 +25,8 @@ REFERENCE = ROOT / "tests" / "files" / "format-1-tiny.safetensors"
 
 def page(folder: Path) -> gr.Blocks:
     host = SimpleNamespace(
-        state=SimpleNamespace(interrupted=False, skipped=False, textinfo=None), opts=SimpleNamespace(), loaded_model=lambda: None,
+        state=SimpleNamespace(interrupted=False, skipped=False, textinfo=None), opts=SimpleNamespace(),
+        loaded_model=lambda: None,
         cmd_opts=SimpleNamespace(refdrop_dir=str(folder), refdrop_memory=None))
     shelf = Shelf(host)
     with gr.Blocks(analytics_enabled=False) as blocks:

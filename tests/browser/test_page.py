@@ -32,7 +32,8 @@ def test_save_a_reference_and_use_it(page, references):
     prepare(page, "a pirate arms up on grass", 3)
     open_panel(page)
     page.locator("#refdrop_txt2img_mode").get_by_label("Save").check()
-    expect(page.locator("#refdrop_txt2img_size")).to_contain_text("A Save of 128×128 in 4 steps keeps about", timeout=60_000)
+    expect(page.locator("#refdrop_txt2img_size")).to_contain_text("A Save of 128×128 in 4 steps keeps about",
+                                                                  timeout=60_000)
     fill_name(page, "hero")
     generate(page)
     status = page.locator("#refdrop_txt2img_status")

@@ -1,4 +1,5 @@
-"""The panel alone on a page, on the gradio of any web UI: ``REFDROP_GRADIO`` names a Python that has it, this one if none.
+"""The panel alone on a page, on the gradio of any web UI: ``REFDROP_GRADIO`` names a Python that has it, this one if
+none.
 
 The faults these are there for show on gradio 4.40, the version of Forge and Forge Neo.
 """
@@ -60,7 +61,8 @@ def panel(browser, panel_address):
 def asked(page: Page) -> list[str]:
     """What the page asks its server to compute, from now on: requests, and in older gradio a socket each."""
     found: list[str] = []
-    page.on("request", lambda request: found.append(request.url) if "/queue/join" in request.url or "/run/" in request.url
+    page.on("request",
+            lambda request: found.append(request.url) if "/queue/join" in request.url or "/run/" in request.url
             or "/api/" in request.url else None)
     page.on("websocket", lambda socket: found.append(socket.url))
     return found
@@ -92,7 +94,8 @@ def test_an_idle_page_asks_for_nothing_and_can_be_read(panel) -> None:
     panel.asked.clear()
     panel.wait_for_timeout(IDLE)
     assert panel.asked == []
-    faint = "e => [e, ...e.querySelectorAll('p'), e.querySelector('p').parentElement].map(x => +getComputedStyle(x).opacity)"
+    faint = ("e => [e, ...e.querySelectorAll('p'), e.querySelector('p').parentElement]"
+             ".map(x => +getComputedStyle(x).opacity)")
     assert min(status(panel).evaluate(faint)) == 1
 
 
@@ -143,6 +146,7 @@ def test_help_stands_beside_its_box(panel) -> None:
 
 
 def test_refresh_is_a_small_button_beside_the_name(panel) -> None:
-    button, field = (panel.locator(f"#refdrop_txt2img_{name}").first.bounding_box() for name in ("refresh", "reference"))
+    button, field = (panel.locator(f"#refdrop_txt2img_{name}").first.bounding_box() for name in ("refresh",
+                                                                                                 "reference"))
     assert button["width"] <= 48 and button["x"] >= field["x"] + field["width"]
     assert abs(button["y"] + button["height"] / 2 - field["y"] - field["height"] / 2) < field["height"]

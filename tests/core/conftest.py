@@ -16,16 +16,16 @@ for folder in (ROOT, ROOT / "examples"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from demo.model import new_pipeline  # noqa: E402
+from demo.model import new_pipeline
 
-from lib_refdrop.hosts.diffusers import attached, lineage_of  # noqa: E402
-from lib_refdrop.references.plan import preset  # noqa: E402
-from lib_refdrop.techniques.reference.guidance import Guidance  # noqa: E402
-from lib_refdrop.techniques.reference.recording import Recording  # noqa: E402
-from lib_refdrop.techniques.reference.strength import Strength  # noqa: E402
-from lib_refdrop.model.rows import Row  # noqa: E402
-from lib_refdrop.techniques.sampling_pass import SamplingPass  # noqa: E402
-from lib_refdrop.model.sites import SECTIONS  # noqa: E402
+from lib_refdrop.hosts.diffusers import attached, lineage_of
+from lib_refdrop.model.rows import Row
+from lib_refdrop.model.sites import SECTIONS
+from lib_refdrop.references.plan import preset
+from lib_refdrop.techniques.reference.guidance import Guidance
+from lib_refdrop.techniques.reference.recording import Recording
+from lib_refdrop.techniques.reference.strength import Strength
+from lib_refdrop.techniques.sampling_pass import SamplingPass
 
 SAMPLERS = {"euler": EulerDiscreteScheduler, "heun": HeunDiscreteScheduler, "dpm": DPMSolverMultistepScheduler}
 
@@ -37,7 +37,8 @@ class Studio:
         self.pipeline, self.unet = pipeline, pipeline.unet
         self.lineage = lineage_of(self.unet)
 
-    def draw(self, sampling_pass: SamplingPass | None = None, prompt="a pirate", seed=1, batch=1, steps=4, size=64, sampler="euler",
+    def draw(self, sampling_pass: SamplingPass | None = None, prompt="a pirate", seed=1, batch=1, steps=4, size=64,
+             sampler="euler",
              cfg=5.0) -> torch.Tensor:
         pipeline = self.pipeline
         pipeline.scheduler = SAMPLERS[sampler].from_config(pipeline.scheduler.config, timestep_spacing="linspace")

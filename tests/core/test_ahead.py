@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lib_refdrop.model.rows import Kind
 from lib_refdrop.references.on_device import Ahead
 from lib_refdrop.references.plan import RECIPES
 from lib_refdrop.references.reference import Key
 from lib_refdrop.techniques.reference.guidance import Guidance
-from lib_refdrop.model.rows import Kind
 from lib_refdrop.techniques.sampling_pass import SamplingPass
 
 COND = Kind("cond")

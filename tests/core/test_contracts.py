@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from lib_refdrop.words import ReferenceProblem
 from lib_refdrop.hosts.diffusers import attached, lineage_of, self_attentions
 from lib_refdrop.model.rows import Kind, Row
+from lib_refdrop.model.sites import SECTIONS, Lineage, Site, SiteShape
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.sampling_pass import SamplingPass
-from lib_refdrop.model.sites import SECTIONS, Lineage, Site, SiteShape
+from lib_refdrop.words import ReferenceProblem
 
 
 def state_of(unet):
@@ -67,7 +67,8 @@ def test_every_picture_of_a_batch_is_guided_as_it_would_be_alone(studio):
 def layer_by_layer(studio, reference, rows, sample, condition):
     """One model call with a given layout of branches."""
     rows = [Row(branch) for branch in rows]
-    with attached(studio.unet, studio.guiding(reference, 0.6), lambda n: rows, studio.pipeline.scheduler.alphas_cumprod), torch.no_grad():
+    with attached(studio.unet, studio.guiding(reference, 0.6), lambda n: rows,
+                  studio.pipeline.scheduler.alphas_cumprod), torch.no_grad():
         return studio.unet(sample, 999, condition).sample
 
 
@@ -133,7 +134,8 @@ def test_the_processor_that_is_there_makes_the_plain_half(studio):
 def test_another_lineage_is_refused_in_one_sentence(studio):
     reference, _ = studio.record(seed=4)
     sdxl = Lineage({Site("output", n, i): SiteShape(10, 640 if n > 2 else 1280) for n in range(7) for i in range(10)})
-    with pytest.raises(ReferenceProblem, match=r"was made with a model with 11 self-attention layers \(.*\), this model is SDXL"):
+    with pytest.raises(ReferenceProblem,
+                       match=r"was made with a model with 11 self-attention layers \(.*\), this model is SDXL"):
         Guidance([(reference, 0.3)], sdxl)
 
 
@@ -148,7 +150,7 @@ def test_layers_left_out_are_neither_saved_nor_guided(studio):
 def test_save_percent_keeps_exactly_the_first_steps(studio, known):
     whole, _ = studio.record(seed=4, steps=8)
     sigmas = [call.sigma for call in whole.passes["base"].calls] if known else None
-    part, image = studio.record(save_percent=25, sigmas=sigmas, seed=4, steps=8)
+    part, _ = studio.record(save_percent=25, sigmas=sigmas, seed=4, steps=8)
     record = part.passes["base"]
     assert sorted(record.kept[Kind("cond")]) == [0, 1]
     assert part.nbytes * 4 == whole.nbytes
@@ -178,12 +180,13 @@ def test_nan_is_not_saved(studio):
 
 @pytest.mark.parametrize("shape", ["sd15", "sd2", "sdxl"])
 def test_sites_are_named_as_in_the_original_layout(shape):
-    """hosts.md: SD1.5 has self-attention in input 1, 2, 4, 5, 7, 8, the middle, and output 3 to 11; SDXL in 70 layers."""
+    """SD1.5 has self-attention in input 1, 2, 4, 5, 7, 8, the middle, and output 3 to 11; SDXL in 70 layers."""
     from diffusers import UNet2DConditionModel
 
     base = dict(block_out_channels=(32, 64, 128, 128), cross_attention_dim=16, norm_num_groups=32, layers_per_block=2)
     if shape == "sdxl":
-        base |= dict(block_out_channels=(32, 64, 128), transformer_layers_per_block=(1, 2, 10), attention_head_dim=(2, 4, 8),
+        base |= dict(block_out_channels=(32, 64, 128), transformer_layers_per_block=(1, 2, 10),
+                     attention_head_dim=(2, 4, 8),
                      down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
                      up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
     elif shape == "sd2":
@@ -193,5 +196,6 @@ def test_sites_are_named_as_in_the_original_layout(shape):
         assert len(lineage.sites) == 70
         assert sum(site.section == "output" and site.block == 0 for site in lineage.sites) == 10
     else:
-        blocks = {section: sorted({site.block for site in lineage.sites if site.section == section}) for section in SECTIONS}
+        blocks = {section: sorted({site.block for site in lineage.sites if site.section == section})
+                  for section in SECTIONS}
         assert blocks == {"input": [1, 2, 4, 5, 7, 8], "middle": [0], "output": list(range(3, 12))}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_refdrop.techniques.reference import guidance as guide
 from lib_refdrop.hosts.hooked_layer import HookedLayer
 from lib_refdrop.references.on_device import Projected
 from lib_refdrop.references.plan import Recipe
+from lib_refdrop.techniques.reference import guidance as guide
 
 
 @pytest.fixture

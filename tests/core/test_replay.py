@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_refdrop.words import ReferenceProblem
-from lib_refdrop.references.plan import preset
-from lib_refdrop.techniques.reference.recording import Recording
-from lib_refdrop.references.replay import Replays
-from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.model.rows import Kind
+from lib_refdrop.references.plan import preset
+from lib_refdrop.references.replay import Replays
+from lib_refdrop.techniques.reference.recording import Recording
+from lib_refdrop.techniques.sampling_pass import SamplingPass
+from lib_refdrop.words import ReferenceProblem
 
 from .test_contracts import state_of
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from lib_refdrop.words import SettingsError
 from lib_refdrop.settings import Settings
+from lib_refdrop.words import SettingsError
 
 OLDER = ["enabled", "rfg", "mode", "enabled_hr", "store", "save_percent", "layer_input", "layer_middle", "layer_output"]
 
@@ -28,9 +28,11 @@ def test_a_short_list_leaves_defaults_and_a_dict_names_settings():
 @pytest.mark.parametrize("change, sentence", [
     ({"mode": "Blend"}, "Mode must be Save or Use"), ({"rfg": 5}, "from -1 to 1, not 5"),
     ({"rfg": math.nan}, "from -1 to 1, not nan"), ({"rfg": math.inf}, "not inf"), ({"rfg": "strong"}, "not 'strong'"),
-    ({"rfg": None}, "not None"), ({"rfg": 10**400}, "must be a number"), ({"save_percent": -1}, "from 0 to 100, not -1"),
+    ({"rfg": None}, "not None"), ({"rfg": 10**400}, "must be a number"),
+    ({"save_percent": -1}, "from 0 to 100, not -1"),
     ({"mode": "Save", "save_percent": 0}, "nothing would be kept"), ({"store": "Tape"}, "RAM or Disk"),
-    ({"enabled": "perhaps"}, "true or false"), ({"layer_input": 2}, "true or false"), ({"strength": 0.3}, "no setting named"),
+    ({"enabled": "perhaps"}, "true or false"), ({"layer_input": 2}, "true or false"),
+    ({"strength": 0.3}, "no setting named"),
     ({"reference": "../../etc/passwd"}, "cannot be a reference's name"), ({"reference": "con"}, "cannot be"),
     ({"reference": "a" * 200}, "at most 120"), ({"reference": 7}, "must be text"),
     ({"layer_input": False, "layer_middle": False, "layer_output": False}, "All RefDrop layers are off"),

@@ -15,8 +15,8 @@ for folder in (ROOT, ROOT / "examples"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from demo.characters import UNNAMED, Character, draw  # noqa: E402
-from demo.client import Answer, RequestRefused  # noqa: E402
+from demo.characters import UNNAMED, Character, draw
+from demo.client import Answer, RequestRefused
 
 POSES = {"arms up": "up", "arms down": "down", "arms wide": "wide", "waving": "waving"}
 

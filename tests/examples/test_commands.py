@@ -17,7 +17,7 @@ MODEL = ROOT / "examples" / "demo-model"
 needs_model = pytest.mark.skipif(not (MODEL / "reader" / "reader.safetensors").exists(), reason="no trained model yet")
 sys.path.insert(0, str(ROOT / "examples"))
 
-import evaluate  # noqa: E402
+import evaluate
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:

@@ -17,7 +17,8 @@ NEIGHBOURS = {
     "selfattentionguidance": ([True, 2.0, 2.0, 0.5], LARGE), "hypertile integrated": ([True, 32, 1], {}),
     "stylealign": ([True, 1.0], PLAIN["batch"]),
 }
-TILES = {"override_settings": {"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128}, "width": 256, "height": 256}
+TILES = {"override_settings": {"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128}, "width": 256,
+         "height": 256}
 # In tiles a layer sees a part of its own picture and all of the reference: the own seed gives another picture.
 TILED = ("hypertile integrated", "hypertile's option")
 

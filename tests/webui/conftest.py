@@ -42,12 +42,13 @@ class Program:
         sampler = a1111(self._loaded.model.diffusion_model).sampler  # every generation has its own
         return Processing(**{**dict(
             sd_model=self._loaded, sampler=sampler, sampler_name="Euler", steps=3, seed=5, batch_size=1,
-            prompt="pirate", negative_prompt="", cfg_scale=4.0, width=48, height=48, extra_generation_params={}, comments=[],
+            prompt="pirate", negative_prompt="", cfg_scale=4.0, width=48, height=48, extra_generation_params={},
+            comments=[],
             closed=[]), **more})
 
     def generate(self, p: Processing, args: list, words: str = "pirate", inside=None, fail=None) -> torch.Tensor | None:
-        """The hooks of one generation in a web UI's order; ``inside(p)`` runs where detailers do, ``fail`` is raised in the
-        middle of sampling."""
+        """The hooks of one generation in a web UI's order; ``inside(p)`` runs where detailers do, ``fail`` is raised in
+        the middle of sampling."""
         runs.start(p, args, self.host, self.shelf)
         run = runs.run_of(p)
         if run:

@@ -46,7 +46,8 @@ def test_a_copy_that_failed_and_that_nobody_closed_makes_no_later_one_plain(prog
 def test_a_save_to_memory_that_failed_gives_its_room_back(program, new, generate) -> None:
     for number in range(3):
         with pytest.raises(ZeroDivisionError):
-            generate(new(seed=number), [{**SAVE[0], "store": "RAM", "reference": f"cell {number}"}], fail=ZeroDivisionError())
+            generate(new(seed=number), [{**SAVE[0], "store": "RAM", "reference": f"cell {number}"}],
+                     fail=ZeroDivisionError())
     generate(new(), [False])
     generate(new(), USE[:0] + [{**SAVE[0], "store": "RAM"}])
     gc.collect()
@@ -217,7 +218,8 @@ MPS = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't
                                    "lib_refdrop.webui.use_task.UseTask.open",
                                    "lib_refdrop.webui.use_task.differences"])
 @pytest.mark.parametrize("on_problem", ["Stop", "Continue"])
-def test_an_error_of_somebody_elses_is_told_as_itself(program, new, generate, monkeypatch, caplog, place, on_problem) -> None:
+def test_an_error_of_somebody_elses_is_told_as_itself(program, new, generate, monkeypatch, caplog, place,
+                                                      on_problem) -> None:
     generate(new(), SAVE)
     plain = generate(new(), [False], "nurse")
 
@@ -271,8 +273,8 @@ def test_a_copy_that_failed_after_it_was_sampled_makes_no_later_one_plain(new, g
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_detailer_that_tells_scripts_of_copies_leaves_the_outer_run_as_it_is(program, new, generate, allowed) -> None:
-    """ADetailer calls ``postprocess`` on a copy before the first picture's details, ``before_process`` and ``process`` on
-    another after the last's, and draws neither."""
+    """ADetailer calls ``postprocess`` on a copy before the first picture's details, ``before_process`` and ``process``
+    on another after the last's, and draws neither."""
     program.host.opts.data[options.INNER_PASSES] = allowed
     generate(new(), SAVE)
     detail = new(_ad_inner=True, override_settings={})

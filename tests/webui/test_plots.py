@@ -65,16 +65,18 @@ def plot(program, axis, values, args, p=None):
 
 def test_axes_are_added_once_and_read_numbers_and_their_ranges(axes) -> None:
     axis = axes["[RefDrop] RFG coefficient"]
-    assert axis.type == float and not axis.type != float and axis.type != int  # noqa: E721: what plots ask before ranges
+    # What plots ask before they read ranges.
+    assert axis.type == float and not axis.type != float and axis.type != int  # noqa: E721
     assert [axis.type(text) for text in ("\u22120.3", "0.25", 0.5)] == [-0.3, 0.25, 0.5]
-    assert len(axes) == len({option for option in axes}) and axes["[RefDrop] Reference"].type is str
+    assert len(axes) == len(set(axes)) and axes["[RefDrop] Reference"].type is str
 
 
 def test_a_cell_that_cannot_be_drawn_says_why_and_the_others_are_drawn(program, axes) -> None:
     program.generate(program.new(), SAVE)
     shown, info = plot(program, axes["[RefDrop] Reference"], ["hero", "nobody", "hero"], USE)
     (good, made), (images, said), (again, last) = shown
-    assert made["RefDrop reference"] == last["RefDrop reference"] == "hero" and PROBLEM not in made and PROBLEM not in last
+    assert made["RefDrop reference"] == last["RefDrop reference"] == "hero"
+    assert PROBLEM not in made and PROBLEM not in last
     assert np.array_equal(good[0], again[0])
     assert "There is no reference 'nobody'" in said[PROBLEM] and "RefDrop RFG" not in said
     assert len(images) == 1 and images[0].size == (48, 48) and np.asarray(images[0]).any()

@@ -9,8 +9,8 @@ import pytest
 import preload
 from lib_refdrop.playground import infotext
 from lib_refdrop.settings import Settings
-from lib_refdrop.webui.infotext import paste_function, written_keys
 from lib_refdrop.webui import xyz
+from lib_refdrop.webui.infotext import paste_function, written_keys
 from lib_refdrop.webui.xyz import with_axes
 from lib_refdrop.words import SettingsError
 
@@ -43,7 +43,8 @@ def test_parameters_edited_by_hand_do_no_harm() -> None:
 
 
 def travelled(settings: Settings, name: str) -> dict:
-    """Written into a picture's parameters and pasted from there, by the playground's own text, which is that of hosts."""
+    """Written into a picture's parameters and pasted from there, by the playground's own text, which is that of
+    hosts."""
     return pasted(infotext.parse(infotext.build("a pirate, on grass", "", {
         "Steps": 20, "Sampler": "Euler", "CFG scale": "7", **settings.infotext(name), "Version": "v1.10.1"})))
 

@@ -23,15 +23,17 @@ from .strength import Strength
 class Guidance(Technique):
     """Guides a pass by references, each with its own strength (Eq. 5, Eq. 7 of the paper).
 
-    Sigma is the only clock: another sampler, number of steps, size or batch layout than the reference's is served by the
-    nearest recorded noise level.
+    Sigma is the only clock: another sampler, number of steps, size or batch layout than the reference's is served by
+    the nearest recorded noise level.
     """
 
-    def __init__(self, references: Sequence[tuple[Reference, Strength | float]], lineage: Lineage, pass_name: str = "base",
+    def __init__(self, references: Sequence[tuple[Reference, Strength | float]], lineage: Lineage,
+                 pass_name: str = "base",
                  replays: Replays | None = None) -> None:
-        """``replays`` keeps what trajectories were computed into, for later passes. Raises :class:`ReferenceProblem` where a
-        reference cannot serve this model, pass or choice of layers."""
-        self._guides = [_Guide(reference, Strength.of(strength), pass_name, lineage) for reference, strength in references]
+        """``replays`` keeps what trajectories were computed into, for later passes. Raises :class:`ReferenceProblem`
+        where a reference cannot serve this model, pass or choice of layers."""
+        self._guides = [_Guide(reference, Strength.of(strength), pass_name, lineage)
+                        for reference, strength in references]
         self._lineage, self._replays = lineage, replays or Replays()
         self._outcome, self._runs = Outcome(), list[Run]()
         self._acted = self._left_out = False  # in the call that runs: on a row; on no row of a run at a site of ours
@@ -72,8 +74,8 @@ class Guidance(Technique):
         self._count()
         wanted = [guide for guide in self._guides if guide.strength.acts]
         if wanted and self._outcome.calls and not self._outcome.acted:
-            raise ReferenceProblem(f"Reference {wanted[0].reference.name!r} has no features at the noise levels of this run, "
-                                   "so the image is not guided; save more of its schedule.")
+            raise ReferenceProblem(f"Reference {wanted[0].reference.name!r} has no features at the noise levels of "
+                                   "this run, so the image is not guided; save more of its schedule.")
         for guide in self._guides:
             for sentence in guide.notes:
                 self._outcome.note(sentence)
@@ -92,20 +94,23 @@ class _Guide:
         self.reference, self.strength, self.pass_name = reference, strength, pass_name
         self.notes: list[str] = []
         if reference.lineage != lineage.signature:
-            raise ReferenceProblem(f"Reference {reference.name!r} was made with {reference.manifest.get('family', '?')}, "
-                                   f"this model is {lineage.family}{_how_they_differ(reference, lineage)}; use a reference of "
-                                   "the same kind, or save a new one.")
+            family = reference.manifest.get("family", "?")
+            raise ReferenceProblem(f"Reference {reference.name!r} was made with {family}, this model is "
+                                   f"{lineage.family}"
+                                   f"{_how_they_differ(reference, lineage)}; use a reference of the same kind, or save "
+                                   "a new one.")
         record = reference.passes.get(pass_name)
         if record is None:
-            raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again with "
-                                   "that pass enabled.")
+            raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again "
+                                   "with that pass enabled.")
         self._chosen, self._record, self._widths = strength.sites(lineage), record, lineage.sites
         self.sites = self._chosen & reference.sites(pass_name)
         self.needs_replay = not record.levels and bool(reference.seen(pass_name))
         if strength.acts and not self.sites and not self.needs_replay:
-            raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or save "
-                                   "it again with these.")
-        self._features, self._ahead = reference, None
+            raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or "
+                                   "save it again with these.")
+        self._features = reference
+        self._ahead: Ahead | None = None
         self._sigma = 0.0
         self._serving: dict[Kind, Served] = {}  # in the model call that runs
         self._last: dict[Kind, Served] = {}  # in the last call that each kind of row was in
@@ -128,15 +133,17 @@ class _Guide:
         self._last |= self._serving
         self._projected.only(self._last.values())
         if self._ahead:
-            self._ahead.begin_call([self._key(site, kind) for site in sorted(self.sites)  # the order in which layers run
-                                    for kind, served in self._serving.items() if not self._projected.find(served, site)])
+            # In the order in which layers run.
+            self._ahead.begin_call([self._key(site, kind) for site in sorted(self.sites)
+                                    for kind, served in self._serving.items()
+                                    if not self._projected.find(served, site)])
 
     def strength_at(self, site: Site, kind: Kind) -> float:
         return self.strength.at(self._sigma, site, kind)
 
     def fetch(self, site: Site, kind: Kind, layer: SiteInput, like: Tensor) -> KeyValues | None:
-        """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its logits
-        where tokens stand for unequal numbers of others; None where the reference is silent."""
+        """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its
+        logits where tokens stand for unequal numbers of others; None where the reference is silent."""
         served = self._serving.get(kind)
         if served is None or self.strength_at(site, kind) == 0:
             return None
@@ -153,8 +160,8 @@ class _Guide:
         return found
 
     def _key_values(self, decoded: Mapping[str, Tensor], site: Site, layer: SiteInput) -> tuple[Tensor, Tensor]:
-        """K and V of a decoded feature. Raises :class:`ReferenceProblem` where the layer is of another width: a lineage does
-        not tell what a file says of its tensors."""
+        """K and V of a decoded feature. Raises :class:`ReferenceProblem` where the layer is of another width: a lineage
+        does not tell what a file says of its tensors."""
         try:
             k, v = layer.project(decoded["h"]) if "h" in decoded else (decoded["k"], decoded["v"])
         except torch.cuda.OutOfMemoryError:
@@ -166,8 +173,8 @@ class _Guide:
         return k, v
 
     def _unfit(self, site: Site, why: str) -> ReferenceProblem:
-        return ReferenceProblem(f"Reference {self.reference.name!r} has features that this model's layer {site} cannot take "
-                                f"({why}); save it again.")
+        return ReferenceProblem(f"Reference {self.reference.name!r} has features that this model's layer {site} cannot "
+                                f"take ({why}); save it again.")
 
     def _key(self, site: Site, kind: Kind) -> Key:
         """The feature that serves rows of a kind in a layer of the call that runs."""
@@ -176,7 +183,8 @@ class _Guide:
 
     def _note_missing(self, kind: Kind) -> None:
         for branch, other in ((COND, UNCOND), (UNCOND, COND)):
-            if kind.branch == branch and not has_branch(self._record.kept, branch) and has_branch(self._record.kept, other):
+            kept = self._record.kept
+            if kind.branch == branch and not has_branch(kept, branch) and has_branch(kept, other):
                 sentence = (f"Reference {self.reference.name!r} was made without the {branch}itional branch; the other "
                             "branch's features serve for both.")
                 if sentence not in self.notes:

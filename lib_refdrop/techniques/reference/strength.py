@@ -21,7 +21,8 @@ class Strength:
 
     @property
     def acts(self) -> bool:
-        """Whether it is anything but 0 anywhere: if not, nothing is computed and the picture is the plain one, bit for bit."""
+        """Whether it is anything but 0 anywhere: if not, nothing is computed and the picture is the plain one, bit for
+        bit."""
         return self.c != 0 and bool(self.sections)
 
     def sites(self, lineage: Lineage) -> set[Site]:
