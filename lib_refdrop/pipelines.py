@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .hosts.diffusers import attached, lineage_of
+from .model.layer import HostCall
 from .model.rows import COND, UNCOND, Row
 from .model.schedule import SAME, SigmaClock
 from .model.sites import SECTIONS, Lineage
@@ -143,12 +144,12 @@ class _Current(SamplingPass):
     def replaying(self) -> bool:
         return self._now is not None and self._now.replaying
 
-    def call(self, sigma: float, rows: Sequence[Row], host: Any = None, **more: Any) -> None:
+    def call(self, sigma: float, rows: Sequence[Row], host: HostCall | None = None, tiled: bool = False) -> None:
         schedule = getattr(self._pipe.scheduler, "timesteps", None)
         if self._now is None or schedule is not self._schedule:
             self.finish()
             self._now, self._schedule = SamplingPass(self._new(sigma), self._inform), schedule
-        self._now.call(sigma, rows, host, **more)
+        self._now.call(sigma, rows, host, tiled)
 
     def attention(self, site: Any, own: Tensor, layer: Any) -> Tensor:
         return own if self._now is None else self._now.attention(site, own, layer)
