@@ -134,7 +134,8 @@ def ablate(options: argparse.Namespace) -> int:
     reader = Reader.load(MODEL)
     print("Loading the bundled model ...", flush=True)
     client = LocalClient(MODEL, options.out / "references")
-    there, named = variants(client.lineage, (options.size // 8) ** 2), [name.strip() for name in options.ablate.split(",") if name.strip()]
+    there = variants(client.lineage, (options.size // 8) ** 2)
+    named = [name.strip() for name in options.ablate.split(",") if name.strip()]
     if unknown := [name for name in named if name not in there]:
         raise Problem(f"There is no variant named {unknown[0]!r}; there is: {', '.join(there)}.")
     with Ticker() as ticker:

@@ -59,8 +59,8 @@ def name_of(recipe: Recipe) -> str:
 
 
 def variants(lineage: Lineage, cells: int = 16 * 16) -> dict[str, Variant]:
-    """Every variant by name: the changes one by one, parts of the schedule, the presets and what they could be. ``cells``
-    are those of the pictures' latents, as many as the finest layers have tokens."""
+    """Every variant by name: the changes one by one, parts of the schedule, the presets and what they could be.
+    ``cells`` are those of the pictures' latents, as many as the finest layers have tokens."""
     def planned(recipe: Recipe, name: str, percent: float = 100.0) -> Variant:
         return lambda whole: recode(whole, recipe.plan(name, lineage, percent))
 
@@ -182,7 +182,8 @@ def _likeness(pictures: Sequence[Image.Image], made: Pictures) -> Measured:
 
 
 def contributions(report: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The content of ``lib_refdrop/references/contributions.json``: single changes with the likeness they leave, where it is known."""
+    """The content of ``lib_refdrop/references/contributions.json``: single changes with the likeness they leave, where
+    it is known."""
     single = {*(name_of(recipe) for recipe in CHANGES), *(f"merged{times}" for times in MERGED)}
     kept = {name: round(row["likeness"], 3) for name, row in report["variants"].items()
             if name in single and row["likeness"] == row["likeness"]}

@@ -20,8 +20,8 @@ def rounded(sigma: float) -> float:
 def position(sigma: float) -> float:
     """Where a noise level lies on the way from the picture (0) to noise: ``½ log(1 + σ²)``.
 
-    That is the logarithm by which the picture's share of a latent of variance 1 has shrunk: log sigma where noise prevails,
-    and next to nothing between the last steps, whose features are alike and change little.
+    That is the logarithm by which the picture's share of a latent of variance 1 has shrunk: log sigma where noise
+    prevails, and next to nothing between the last steps, whose features are alike and change little.
     """
     return math.log1p(sigma * sigma) / 2
 
@@ -77,8 +77,9 @@ def threshold(sigmas: Iterable[float], percent: float) -> float:
 def spread(sigmas: Iterable[float], count: int | None, among: Iterable[float] | None = None) -> list[float]:
     """``count`` of a schedule's levels (None: all), so that every level has one near it.
 
-    They are those for which the sum over all levels of the :func:`distance` to the nearest is the least (one-dimensional
-    k-medians, exactly, by dynamic programming). With ``among`` only levels that are in there are taken.
+    They are those for which the sum over all levels of the :func:`distance` to the nearest is the least
+    (one-dimensional k-medians, exactly, by dynamic programming). With ``among`` only levels that are in there are
+    taken.
     """
     levels = descending(sigmas)
     there = levels if among is None else [level for level in descending(among) if level in set(levels)]
@@ -89,7 +90,8 @@ def spread(sigmas: Iterable[float], count: int | None, among: Iterable[float] | 
     best, came = [cost.above(i) for i in range(len(there))], []
     for _ in range(count - 1):
         before = best
-        found = [min(((before[j] + between[i][j], j) for j in range(i)), default=(math.inf, 0)) for i in range(len(there))]
+        found = [min(((before[j] + between[i][j], j) for j in range(i)), default=(math.inf, 0))
+                 for i in range(len(there))]
         best = [total for total, _ in found]
         came.append([j for _, j in found])
     at = min(range(len(there)), key=lambda i: best[i] + cost.below(i))
@@ -128,8 +130,10 @@ class _Costs:
 
 
 def crowded(sigmas: Sequence[float]) -> float:
-    """The level, of those kept of a schedule that nobody knows in advance, that is missed least: the one whose neighbours
-    are nearest to each other. The noisiest is never given up, and neither is the quietest, unless only two are left."""
+    """The level, of those kept of a schedule that nobody knows in advance, that is missed least: the one whose
+    neighbours are nearest to each other. The noisiest is never given up, and neither is the quietest, unless only two
+    are left.
+    """
     levels = descending(sigmas)
     inner = range(1, len(levels) - 1)
     if not inner:
@@ -140,8 +144,9 @@ def crowded(sigmas: Sequence[float]) -> float:
 def reach(sigmas: Iterable[float]) -> float:
     """Up to which sigma a pass speaks that was recorded at these levels.
 
-    One and a half of its own first steps above its noisiest level, and a quarter at least: two samplers begin a schedule at
-    slightly different levels, but a pass that began in a picture (img2img, hires) has nothing to say about pure noise.
+    One and a half of its own first steps above its noisiest level, and a quarter at least: two samplers begin a
+    schedule at slightly different levels, but a pass that began in a picture (img2img, hires) has nothing to say about
+    pure noise.
     """
     levels = descending(sigmas)
     if len(levels) < 2:

@@ -37,8 +37,8 @@ def within(budget_bytes: int, lineage: Lineage, *pictures: Picture, table: Contr
     """The plan that keeps most of the effect in ``budget_bytes`` over all passes, and says in a line what it does.
 
     What several changes leave is predicted as the product of what each leaves. Of equals the least changed is taken:
-    nothing is given up for nothing. Changes that were not measured are not made. Where not even the smallest recipe fits,
-    the trajectory alone is kept. ``sections`` and ``percent`` are the user's own choice and count as no loss.
+    nothing is given up for nothing. Changes that were not measured are not made. Where not even the smallest recipe
+    fits, the trajectory alone is kept. ``sections`` and ``percent`` are the user's own choice and count as no loss.
     """
     table, name = table or load(), f"{budget_bytes / MEGABYTE:g} MB"
     kinds, best = _kinds(lineage), None
@@ -71,13 +71,14 @@ class _Kind(NamedTuple):
 
 
 def _kinds(lineage: Lineage) -> Counter[_Kind]:
-    return Counter(_Kind(site.section, shape.level, shape.width, len(str(site))) for site, shape in lineage.sites.items())
+    return Counter(_Kind(site.section, shape.level, shape.width, len(str(site)))
+                   for site, shape in lineage.sites.items())
 
 
 def _most_bytes(recipe: Recipe, kinds: Counter[_Kind], rest: _Share, pictures: tuple[Picture, ...], percent: float,
                 room: int) -> int:
-    """At most so many bytes a writer counts for a recipe, without making its plan: a budget looks at thousands. ``rest`` is
-    all but its features, ``room`` what is left for the header at least."""
+    """At most so many bytes a writer counts for a recipe, without making its plan: a budget looks at thousands.
+    ``rest`` is all but its features, ``room`` what is left for the header at least."""
     plan, total = Plan("", {}, recipe.branches, recipe.levels, percent), rest
     for picture in pictures:
         features = features_kept(plan, picture)
@@ -118,8 +119,8 @@ def _feature(how: Representation, kind: _Kind, grid: tuple[int, int], element_si
 
 
 def _predicted(recipe: Recipe, table: Contributions, sections: tuple[str, ...], merged: float) -> float | None:
-    """The share of the effect that a recipe should keep; None where a change was not measured. ``merged`` is how many of
-    the finest layers' tokens become one."""
+    """The share of the effect that a recipe should keep; None where a change was not measured. ``merged`` is how many
+    of the finest layers' tokens become one."""
     given_up = {f"without_{section}" for section in SECTIONS if section not in sections}
     kept = [table.of(change) for change in recipe.changes() if change not in given_up] + [table.merging(merged)]
     return math.prod(each for each in kept if each is not None) if None not in kept else None

@@ -3,7 +3,8 @@
 The hidden state is half the size of K and V and gives them back exactly, as the same weights project it again. Merged
 tokens (averages over parts of the picture, as in ToMe, Bolya & Hoffman 2023) cut bytes and attention time alike. To how
 many is said as a number, so that a larger picture never keeps fewer; every part is of the same area, so that all tokens
-weigh alike. (Older references have squares of ``pool`` × ``pool`` tokens, and weights where those at the edge are smaller.)
+weigh alike. (Older references have squares of ``pool`` × ``pool`` tokens, and weights where those at the edge are
+smaller.)
 
 Relative errors ``‖x − x'‖ / ‖x‖`` on layer-normed states of 16 × 24 tokens with neighbours alike and a few outlier
 channels, twelve times the others (`python -m tests.core.test_codec`): of what is kept, and of attention's output over
@@ -159,7 +160,8 @@ def encoded_bytes(representation: Representation, tokens: int | tuple[int, int],
         tokens = (1, tokens)
     own = {2: torch.float16, 4: torch.float32, 8: torch.float64}[element_size]
     width = width_hidden if representation.what == "hidden" else width_kv
-    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in described(representation, tokens, width, own).values())
+    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in described(representation, tokens, width,
+                                                                               own).values())
 
 
 def described(representation: Representation, grid: tuple[int, int], width: int,

@@ -1,10 +1,10 @@
 """How much of the effect is left when a reference is kept in one cheaper way: measured, not guessed.
 
 The table beside this file is written by `python examples/evaluate.py --ablate`. A *change* is one thing done to an
-exact reference: "int8", "levels3" (three noise levels, spread over the schedule), "merged4" (four tokens merged into one
-where a layer sees the picture finest), "cond_only", "without_input". What it *keeps* is how far the pictures stay those
-of the exact reference: 1 where they are the same, 0 where they are as far away as plain ones. The gain in agreement says
-the same, but over some dozens of pairs not exactly enough to choose by.
+exact reference: "int8", "levels3" (three noise levels, spread over the schedule), "merged4" (four tokens merged into
+one where a layer sees the picture finest), "cond_only", "without_input". What it *keeps* is how far the pictures stay
+those of the exact reference: 1 where they are the same, 0 where they are as far away as plain ones. The gain in
+agreement says the same, but over some dozens of pairs not exactly enough to choose by.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Contributions:
         return None if value is None else min(max(value, 0.0), 1.0)
 
     def merging(self, times: float) -> float | None:
-        """What is kept where so many tokens become one in the finest layers: between what was measured by interpolation over
-        the logarithm, beyond it None."""
+        """What is kept where so many tokens become one in the finest layers: between what was measured by interpolation
+        over the logarithm, beyond it None."""
         if times <= 1:
             return 1.0
         known = [(1.0, 1.0)] + sorted((float(change[6:]), self.of(change) or 0.0) for change in self.kept

@@ -15,7 +15,8 @@ from .reference import FORMAT_VERSION, GIVEN, RecordedCall, describe_lineage
 
 
 def compose(lineage: Lineage, provenance: Mapping[str, Any], plan: Plan,
-            kept_as: Mapping[str, Mapping[Site, Representation]], nbytes: int, calls: Mapping[str, Sequence[RecordedCall]],
+            kept_as: Mapping[str, Mapping[Site, Representation]], nbytes: int,
+            calls: Mapping[str, Sequence[RecordedCall]],
             given: Mapping[str, Mapping[Kind, Sequence[int]]], name: str = "") -> dict[str, Any]:
     """The manifest of what was recorded: how each pass's sites are kept, the calls, and each call's conditioning."""
     return {
@@ -29,8 +30,8 @@ def compose(lineage: Lineage, provenance: Mapping[str, Any], plan: Plan,
 
 
 def kept_as(manifest: Mapping[str, Any], pass_name: str) -> dict[Site, Representation]:
-    """How each site of a pass is kept, as far as a manifest tells. One of an earlier version has no more than what the last
-    pass was kept as."""
+    """How each site of a pass is kept, as far as a manifest tells. One of an earlier version has no more than what the
+    last pass was kept as."""
     found: dict[Site, Representation] = {}
     try:
         sites = manifest["kept"]["sites"]

@@ -23,8 +23,8 @@ def aimed_grid(rows: int, columns: int, most: int) -> tuple[int, int]:
 
 
 def resampled(feature: Tensor, grid: tuple[int, int], kept: tuple[int, int]) -> Tensor:
-    """Averages of ``feature`` ``[rows·columns, C]`` over ``kept`` rows × columns of parts of equal area, ``[S', C]`` in its
-    dtype, summed in float32. Tokens that a border runs through count for both sides, each by its share."""
+    """Averages of ``feature`` ``[rows·columns, C]`` over ``kept`` rows × columns of parts of equal area, ``[S', C]`` in
+    its dtype, summed in float32. Tokens that a border runs through count for both sides, each by its share."""
     down, across = (_areas(length, parts, feature.device) for length, parts in zip(grid, kept))
     picture = feature.float().reshape(*grid, -1)
     return torch.einsum("ar,rcw,bc->abw", down, picture, across).flatten(0, 1).to(feature.dtype)

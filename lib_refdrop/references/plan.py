@@ -16,10 +16,10 @@ from .codec import Representation
 class Plan:
     """What to keep of a generation.
 
-    ``sites`` not in it are not kept; ``levels`` is how many noise levels have features (None: all, and every call at each),
-    spread over the schedule whatever the number of steps; ``percent`` cuts the schedule's quiet end off (at least one level
-    stays); ``trajectory`` keeps what the model was called on, at every level that is left, so that everything can be
-    computed again. ``explanation`` is a line for people.
+    ``sites`` not in it are not kept; ``levels`` is how many noise levels have features (None: all, and every call at
+    each), spread over the schedule whatever the number of steps; ``percent`` cuts the schedule's quiet end off (at
+    least one level stays); ``trajectory`` keeps what the model was called on, at every level that is left, so that
+    everything can be computed again. ``explanation`` is a line for people.
     """
 
     name: str
@@ -45,11 +45,12 @@ class Plan:
         """A sentence where fewer noise levels are kept than serve ``steps`` of them well; otherwise nothing."""
         if not self.sites or self.levels is None or self.levels >= served_well(steps):
             return ""
-        return (f"{self.levels} noise {'level serves' if self.levels == 1 else 'levels serve'} {steps} steps less well than "
-                f"{served_well(steps)} do; keep more where the likeness matters.")
+        return (f"{self.levels} noise {'level serves' if self.levels == 1 else 'levels serve'} {steps} steps less well "
+                f"than {served_well(steps)} do; keep more where the likeness matters.")
 
     def manifest(self, kept_as: Mapping[str, Mapping[Site, Representation]] | None = None) -> dict[str, Any]:
-        """The plan as plain JSON; sites by pass, under the words of how they are kept: as planned, or as in ``kept_as``."""
+        """The plan as plain JSON; sites by pass, under the words of how they are kept: as planned, or as in
+        ``kept_as``."""
         passes: dict[str, dict[str, list[str]]] = {}
         for name, how in ({"base": self.sites} if kept_as is None else kept_as).items():
             passes[name] = {}
@@ -92,8 +93,8 @@ class Recipe:
         return ", ".join([f"hidden states in {precision}", *merged, levels, *sites, *[which] * (branches > 1)])
 
     def changes(self) -> list[str]:
-        """What it does to an exact reference, in the words of :mod:`~lib_refdrop.references.contributions`; merging tokens,
-        whose cost depends on how many there are, apart."""
+        """What it does to an exact reference, in the words of :mod:`~lib_refdrop.references.contributions`; merging
+        tokens, whose cost depends on how many there are, apart."""
         found = [self.precision] if self.precision != "own" else []
         found += [f"levels{self.levels}"] if self.levels is not None else []
         found += ["cond_only"] if self.branches == (COND,) else []

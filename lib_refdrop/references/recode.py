@@ -29,8 +29,8 @@ _RANKS = {"own": 0, "fp16": 1, "bf16": 1, "int8": 2, "fp8": 2, "int4": 3}
 def recode(reference: Reference, plan: Plan, project: Project | None = None) -> Reference:
     """A copy of ``reference`` with no more than ``plan`` keeps, in memory.
 
-    What is kept more coarsely than planned stays as it is: precision, merged tokens, and noise levels, of which the plan's
-    number is taken. A trajectory is taken along where there is one and the plan wants it.
+    What is kept more coarsely than planned stays as it is: precision, merged tokens, and noise levels, of which the
+    plan's number is taken. A trajectory is taken along where there is one and the plan wants it.
     ``project(site, hidden)`` gives K and V ``[S, W]`` of a hidden state ``[S, C]`` where the plan wants those; it needs
     the model.
 
@@ -42,8 +42,8 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
     for pass_name, record in reference.passes.items():
         kept, made[pass_name] = kept_as(reference.manifest, pass_name), {}
         levels = plan.chosen_of(record.levels)
-        for kind, calls in record.kept.items():
-            for call in sorted(calls) if kind.branch in plan.branches else ():
+        for kind, had in record.kept.items():
+            for call in sorted(had) if kind.branch in plan.branches else ():
                 for site in plan.sites if _is_kept(record.calls[call], levels, plan) else ():
                     key = Key(pass_name, call, site, kind)
                     if (parts := reference.feature(key)) is not None:
@@ -86,11 +86,11 @@ def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Repr
     aim = Representation(new.what, precision, *merged)
     if aim == old:
         return parts, aim
-    if aim.what != what and (what == "kv" or project is None):
-        has, lacks = ("K and V", "hidden states") if what == "kv" else ("hidden states", "K and V")
-        raise ReferenceProblem(f"Reference {reference.name!r} keeps {has}; only the model can make {lacks} of them.")
     found = decode(parts, whole.dtype if whole.dtype.itemsize > 1 else torch.float32, whole.device)
     if aim.what != what:
+        if what == "kv" or project is None:
+            has, lacks = ("K and V", "hidden states") if what == "kv" else ("hidden states", "K and V")
+            raise ReferenceProblem(f"Reference {reference.name!r} keeps {has}; only the model can make {lacks} of them.")
         found["k"], found["v"] = project(key.site, found["h"])
     if not merges:
         counts = {"w": parts["w"]} if "w" in parts else {}
@@ -107,13 +107,14 @@ def _seen(what: str, parts: dict[str, Tensor]) -> Representation:
 
 
 def _grid(reference: Reference, pass_name: str, tokens: int, old: Representation) -> tuple[int, int]:
-    """Rows and columns of the tokens that a layer has as it was kept, from the trajectory's latents or from the size of the
-    picture in the manifest."""
+    """Rows and columns of the tokens that a layer has as it was kept, from the trajectory's latents or from the size of
+    the picture in the manifest."""
     try:
         if reference.seen(pass_name):
             rows, columns = reference.latent_size(pass_name)
         else:
-            rows, columns = (int(reference.manifest[side]) // _PIXELS for side in ("height", "width") if pass_name == "base")
+            rows, columns = (int(reference.manifest[side]) // _PIXELS for side in ("height", "width")
+                             if pass_name == "base")
         while math.prod(old.grid(rows, columns)) > tokens and rows * columns > 1:
             rows, columns = -(-rows // 2), -(-columns // 2)
         if math.prod(old.grid(rows, columns)) == tokens:

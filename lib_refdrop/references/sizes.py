@@ -23,17 +23,18 @@ from .reference import Key, RecordedCall, given_name, trajectory_name
 _LATENT_CHANNELS, _PROMPT_TOKENS = 4, 77
 FLOATS = {2: torch.float16, 4: torch.float32}
 # What a manifest says of a generation is not known yet where it is left out: some prompts of usual length.
-_USUAL = {"prompt": "a" * 400, "negative_prompt": "a" * 200, "seed": 2**31, "sampler": "DPM++ 2M", "scheduler": "Automatic",
+_USUAL = {"prompt": "a" * 400, "negative_prompt": "a" * 200, "seed": 2**31, "sampler": "DPM++ 2M",
+          "scheduler": "Automatic",
           "steps": 20, "cfg_scale": 7.0, "width": 1024, "height": 1024, "model": "a" * 20, "model_hash": "a" * 10}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is about to be recorded in one pass: the latent's cells, its noise levels, how many branches, the bytes of one
-    of the model's numbers, and of how many chunks of 77 tokens the prompts are.
+    """What is about to be recorded in one pass: the latent's cells, its noise levels, how many branches, the bytes of
+    one of the model's numbers, and of how many chunks of 77 tokens the prompts are.
 
-    ``twice``: the sampler calls the model twice at each level but the noisiest. ``parts`` of an ``AND`` prompt are rows of
-    their own.
+    ``twice``: the sampler calls the model twice at each level but the noisiest. ``parts`` of an ``AND`` prompt are rows
+    of their own.
     """
 
     height: int
@@ -134,5 +135,6 @@ def manifest_text(plan: Plan, lineage: Lineage, pictures: tuple[Picture, ...],
         calls[name] = [RecordedCall(1.23456 + index, 0) for index in range(count)]
         given[name] = {kind: [0] * count for kind in picture.kinds} if plan.trajectory else {}
         kept_as[name] = dict(plan.sites)
-    return json.dumps(compose(lineage, _USUAL if provenance is None else provenance, plan, kept_as, nbytes, calls, given,
+    return json.dumps(compose(lineage, _USUAL if provenance is None else provenance, plan, kept_as, nbytes, calls,
+                              given,
                               "a" * 30))

@@ -76,8 +76,8 @@ def encode(entries: Mapping[str, Entry], manifest: str) -> bytes:
 
 
 def room(expected: int) -> int:
-    """The bytes left for the header of a file of about ``expected`` bytes while its tensors come: about a hundredth, which
-    is more than it takes."""
+    """The bytes left for the header of a file of about ``expected`` bytes while its tensors come: about a hundredth,
+    which is more than it takes."""
     return min(max(expected // 100, 2**13), 2**20) // ALIGNMENT * ALIGNMENT
 
 

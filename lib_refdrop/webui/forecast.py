@@ -22,8 +22,8 @@ TYPED = {"prompt", "negative_prompt"}  # looked at when something else changes, 
 
 
 def forecast(host: Host, args: Sequence[Any], generation: Mapping[str, Any]) -> str:
-    """A sentence for a Save with these settings (in API order) of a generation as the page has it now; empty in Use, and
-    while a field of the page is."""
+    """A sentence for a Save with these settings (in API order) of a generation as the page has it now; empty in Use,
+    and while a field of the page is."""
     if None in generation.values():
         return ""
     try:

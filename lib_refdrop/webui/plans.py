@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..hosts import Adapter
@@ -13,15 +13,24 @@ from ..references.plan import Plan, preset
 from ..references.sizes import Picture, estimate
 from ..settings import Settings
 from ..words import SettingsError, said
-from .steps import Calls, calls_of, chunks_of, hires_size, is_from_picture, parts_of, steps_from_noise, steps_from_picture
+from .steps import (
+    Calls,
+    calls_of,
+    chunks_of,
+    hires_size,
+    is_from_picture,
+    parts_of,
+    steps_from_noise,
+    steps_from_picture,
+)
 
 _PIXELS = 8  # of a latent's cell, both ways, in every model that RefDrop works with
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The plan of a Save and the bytes of the file that will be made of it: exactly, or at most so many where nobody knows
-    how often the model will be called. ``limit`` is never exceeded (None: there is none)."""
+    """The plan of a Save and the bytes of the file that will be made of it: exactly, or at most so many where nobody
+    knows how often the model will be called. ``limit`` is never exceeded (None: there is none)."""
 
     plan: Plan
     bytes: int
@@ -77,7 +86,8 @@ def _hires(p: Any, adapter: Adapter) -> tuple[Picture, bool]:
     wanted = int(getattr(p, "hr_second_pass_steps", 0) or p.steps)
     strength = getattr(p, "denoising_strength", None)
     steps = steps_from_picture(sampler, wanted, 1.0 if strength is None else float(strength), exact=True)
-    return _picture(p, adapter, "hires", calls_of(sampler, steps), hires_size(p), getattr(p, "hr_cfg", None) or p.cfg_scale,
+    return _picture(p, adapter, "hires", calls_of(sampler, steps), hires_size(p),
+                    getattr(p, "hr_cfg", None) or p.cfg_scale,
                     getattr(p, "hr_prompt", "") or getattr(p, "prompt", ""),
                     getattr(p, "hr_negative_prompt", "") or getattr(p, "negative_prompt", ""))
 
@@ -87,7 +97,8 @@ def _picture(p: Any, adapter: Adapter, name: str, calls: Calls, size: Iterable[f
     """The pass, and whether there will be as many calls."""
     height, width = (int(side) // _PIXELS for side in size)
     both = cfg_scale > 1 or isinstance(adapter, A1111Adapter)
-    picture = Picture(height, width, calls.levels, 2 if both else 1, adapter.element_size(p), chunks_of(prompt, negative), name,
+    picture = Picture(height, width, calls.levels, 2 if both else 1, adapter.element_size(p),
+                      chunks_of(prompt, negative), name,
                       calls.twice, parts_of(prompt))
     return picture, calls.sure
 

@@ -85,8 +85,8 @@ class HostReplays(Replays):
 
 
 def _model_key(p: Any) -> tuple:
-    """What the features of a trajectory depend on besides itself: the model that is loaded, and all networks (LoRA and kin)
-    that act in the pass, those of the hires prompt in that pass."""
+    """What the features of a trajectory depend on besides itself: the model that is loaded, and all networks (LoRA and
+    kin) that act in the pass, those of the hires prompt in that pass."""
     chosen = [networks(getattr(p, name, None)) for name in ("extra_network_data", "hr_extra_network_data")]
     return (id(getattr(p, "sd_model", None)), str(getattr(p, "sd_model_hash", None)), repr(chosen),
             bool(getattr(p, "is_hr_pass", False)))

@@ -26,7 +26,8 @@ class SaveTask(Task):
     def check(self) -> None:
         adapter, _, _ = self.job.model()
         found = plan_for(self.job.p, self.job.settings, adapter, self.job.host.opts)
-        self.job.host.state.textinfo = f"Saving {said(found.bytes)}"  # short: the host writes percent and time behind it
+        # short: the host writes percent and time behind it
+        self.job.host.state.textinfo = f"Saving {said(found.bytes)}"
         logger.info("RefDrop saves %s. %s", found, found.plan.explanation)
 
     def techniques(self, sampling: Pass) -> list[Technique]:

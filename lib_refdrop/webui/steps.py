@@ -23,8 +23,8 @@ _TIMESTEPS = 1000
 
 
 class Calls(NamedTuple):
-    """The noise levels of a pass; whether the model is called twice at all but the first; and whether that is sure: where
-    not, there are at most so many."""
+    """The noise levels of a pass; whether the model is called twice at all but the first; and whether that is sure:
+    where not, there are at most so many."""
 
     levels: int
     twice: bool = False
@@ -50,15 +50,15 @@ def calls_of(sampler: str, steps: int) -> Calls:
 
 
 def steps_from_noise(sampler: str, scheduler: str, steps: int) -> int:
-    """How many steps a pass has that begins in noise: schedules of every so-manieth timestep may have some more than asked
-    for."""
+    """How many steps a pass has that begins in noise: schedules of every so-manieth timestep may have some more than
+    asked for."""
     every = sampler.strip().lower().startswith(_BY_TIMESTEP) or scheduler.strip().lower() == "ddim"
     return math.ceil(_TIMESTEPS / max(1, _TIMESTEPS // steps)) if every and steps > 0 else steps
 
 
 def steps_from_picture(sampler: str, steps: int, strength: float, exact: bool) -> int:
-    """How many steps a pass has that begins in a picture: ``steps`` of them where ``exact``, otherwise as large a part as
-    ``strength`` says, and one more with most samplers."""
+    """How many steps a pass has that begins in a picture: ``steps`` of them where ``exact``, otherwise as large a part
+    as ``strength`` says, and one more with most samplers."""
     begun = (steps - 1 if strength > 0 else -1) if exact else int(min(strength, 0.999) * steps)
     return max(0, begun if sampler.strip().lower().startswith(_BY_TIMESTEP) else begun + 1)
 
@@ -83,7 +83,7 @@ def parts_of(prompt: Any) -> int:
 
 
 def chunks_of(*prompts: Any) -> int:
-    """How often the length that a text encoder takes at once fits into the longest of some prompts, as nearly as can be told
-    without it."""
+    """How often the length that a text encoder takes at once fits into the longest of some prompts, as nearly as can be
+    told without it."""
     most = max(len(re.findall(r"[^\W_]{1,9}|[^\w\s]", str(prompt))) for prompt in prompts)
     return max(1, math.ceil(most / 75))

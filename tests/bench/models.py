@@ -12,8 +12,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lib_refdrop.hosts.diffusers import lineage_of
-from lib_refdrop.references.sizes import Picture
 from lib_refdrop.model.sites import Lineage
+from lib_refdrop.references.sizes import Picture
 
 BOTH, ONE = ("uncond", "cond"), ("cond",)  # the rows of every UNet batch, as web UIs lay it out; at CFG 1
 _CELL = 8  # pixels of a latent's cell, both ways
@@ -126,7 +126,8 @@ class Scene:
             pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
             given["added_cond_kwargs"] = {
                 "text_embeds": draw(len(model.rows), pooled),
-                "time_ids": torch.tensor([[model.height, model.width, 0, 0, model.height, model.width]] * len(model.rows),
+                "time_ids": torch.tensor([[model.height, model.width, 0, 0, model.height,
+                                           model.width]] * len(model.rows),
                                          device=device, dtype=model.dtype)}
         return cls(draw(1, config.in_channels, picture.height, picture.width), given, model.steps, model.rows)
 

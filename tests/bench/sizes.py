@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lib_refdrop.model.sites import Lineage
 from lib_refdrop.references.budget import MEGABYTE
 from lib_refdrop.references.plan import PRESETS, preset
 from lib_refdrop.references.sizes import Picture, estimate, tokens
+from lib_refdrop.stores import DiskStore
 from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.techniques.sampling_pass import SamplingPass
-from lib_refdrop.model.sites import Lineage
-from lib_refdrop.stores import DiskStore
 
 from . import original
 from .models import Model, Scene

@@ -13,12 +13,12 @@ from lib_refdrop.hosts import diffusers
 from lib_refdrop.hosts.diffusers import lineage_of
 from lib_refdrop.model.rows import Row
 from lib_refdrop.references.plan import PRESETS, preset
+from lib_refdrop.references.replay import Replays
 from lib_refdrop.references.sizes import estimate
+from lib_refdrop.stores import DiskStore, Saved
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.reference.recording import Recording
-from lib_refdrop.references.replay import Replays
 from lib_refdrop.techniques.sampling_pass import SamplingPass
-from lib_refdrop.stores import DiskStore, Saved
 
 from . import original
 from .models import BOTH, Model, Scene, alphas_cumprod

@@ -113,7 +113,8 @@ def test_a_representation_is_read_back_from_its_words(representation):
 
 
 @pytest.mark.parametrize("text", ["", "hidden", "hidden int7", "kv int8 pool3", "kv int8 pool1", "k int8",
-                                  "hidden  int8", "hidden int8 pool2 ", "hidden int8 pool٢", "hidden int8 tokens0", "hidden int8 tokens",
+                                  "hidden  int8", "hidden int8 pool2 ", "hidden int8 pool٢", "hidden int8 tokens0",
+                                  "hidden int8 tokens",
                                   "hidden int8 tokens09", "hidden int8 pool2 tokens9", "hidden int8 tokens9 pool2"])
 def test_other_words_are_none(text):
     with pytest.raises(ValueError):
@@ -190,7 +191,8 @@ def test_a_merged_token_counts_for_those_it_stands_for(grid, pool, seed):
 @quick
 @given(st.tuples(st.integers(1, 14), st.integers(1, 14)), st.integers(1, 60), st.integers(0, 99))
 def test_parts_of_equal_area_stand_for_the_whole_picture(grid, most, seed):
-    """Each is the average over its part of the picture, borders through tokens included: cut fine enough, parts are whole."""
+    """Each is the average over its part of the picture, borders through tokens included: cut fine enough, parts are
+    whole."""
     rows, columns = grid
     picture = torch.randn(rows * columns, 3, generator=torch.Generator().manual_seed(seed))
     representation = Representation("hidden", "own", tokens=most)
@@ -217,7 +219,8 @@ def test_a_larger_picture_never_keeps_fewer_tokens(proportions):
         assert kept == sorted(kept) and 0.97 * most <= kept[-1] <= most
 
 
-@pytest.mark.parametrize("grid, most", [((1, 5000), 100), ((5000, 1), 100), ((3, 700), 1), ((64, 64), 1024), ((33, 31), 1022)])
+@pytest.mark.parametrize("grid, most",
+                         [((1, 5000), 100), ((5000, 1), 100), ((3, 700), 1), ((64, 64), 1024), ((33, 31), 1022)])
 def test_odd_grids_come_near_the_number_aimed_at(grid, most):
     rows, columns = aimed_grid(*grid, most)
     assert rows <= grid[0] and columns <= grid[1] and 0.94 * most <= rows * columns <= most

@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lib_refdrop.model.rows import BRANCHES, COND, Kind
 from lib_refdrop.references.codec import Representation
-from lib_refdrop.words import ReferenceProblem
 from lib_refdrop.references.plan import RECIPES, Plan, Recipe, preset
 from lib_refdrop.references.recode import recode
-from lib_refdrop.model.rows import BRANCHES, COND, Kind
+from lib_refdrop.words import ReferenceProblem
 
 RECIPES_TRIED = {
     **RECIPES, "merged": Recipe("int8", 9), "half": Recipe(levels=2, branches=(COND,), sections=("output",)),
-    "fp16": Recipe("fp16", 12, levels=2, trajectory=False), "merged where many": Recipe("int8", 30)}  # of 64 and 16 tokens
+    # of 64 and 16 tokens
+    "fp16": Recipe("fp16", 12, levels=2, trajectory=False), "merged where many": Recipe("int8", 30)}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def whole(studio):
 @pytest.mark.parametrize("name, percent", [(name, 40.0 if name == "merged" else 100.0) for name in RECIPES_TRIED])
 def test_it_equals_a_recording_by_the_same_plan(studio, whole, name, percent):
     plan = RECIPES_TRIED[name].plan(name, studio.lineage, percent)
-    made, _ = studio.record(plan=plan, save_percent=percent, sigmas=[call.sigma for call in whole.passes["base"].calls], seed=4)
+    made, _ = studio.record(plan=plan, save_percent=percent, sigmas=[call.sigma for call in whole.passes["base"].calls],
+                            seed=4)
     again = recode(whole, plan)
     assert set(again.features) == set(made.features) and again.passes == made.passes
     assert all(torch.equal(again.features[each].float(), made.features[each].float()) for each in made.features)
@@ -45,7 +47,8 @@ def test_what_is_coarser_already_stays(studio, whole):
 
 def test_merged_tokens_keep_their_weights(studio):
     picture = dict(size=72, seed=4)  # 9 × 9 cells: squares at the edge hold fewer
-    squares = Plan("merged", dict.fromkeys(studio.lineage.sites, Representation("hidden", "own", 2)))  # as older ones are
+    # as older ones are
+    squares = Plan("merged", dict.fromkeys(studio.lineage.sites, Representation("hidden", "own", 2)))
     merged, _ = studio.record(plan=squares, **picture)
     rounded = recode(merged, Recipe("int8", 16).plan("rounded", studio.lineage))
     weights = {name for name in merged.features if name.endswith("/w")}
@@ -63,7 +66,8 @@ def test_merged_tokens_can_be_merged_further(studio, whole):
 
 
 def test_of_a_level_that_the_model_was_called_at_twice_one_call_stays(studio):
-    heun, _ = studio.record(plan=replace(preset("Exact", studio.lineage), trajectory=True), seed=4, sampler="heun", steps=4)
+    heun, _ = studio.record(plan=replace(preset("Exact", studio.lineage), trajectory=True), seed=4, sampler="heun",
+                            steps=4)
     assert {call.visit for call in heun.passes["base"].calls} == {0, 1}
     fewer = recode(heun, Recipe(levels=3).plan("fewer", studio.lineage)).passes["base"]
     assert all(fewer.calls[call].visit == 0 for calls in fewer.kept.values() for call in calls)
@@ -71,7 +75,7 @@ def test_of_a_level_that_the_model_was_called_at_twice_one_call_stays(studio):
 
 
 def test_k_and_v_need_the_model(studio, whole):
-    site, shape = next(iter(studio.lineage.sites.items()))
+    site = next(iter(studio.lineage.sites))
     plan = Plan("kv", {site: Representation("kv")}, trajectory=False)
     with pytest.raises(ReferenceProblem, match="only the model can make K and V"):
         recode(whole, plan)

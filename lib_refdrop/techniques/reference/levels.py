@@ -11,9 +11,10 @@ _MORE = 2  # levels kept beside those that a plan allows, where there is room, u
 
 
 class Levels:
-    """With the schedule known, the levels kept are :func:`~lib_refdrop.model.schedule.spread` over the part of it that the
-    plan asks for. Otherwise, and from the first call on that is not of that schedule, levels are kept as they come; of more
-    than the plan allows and a few the one that is missed least is given up, and at the end the best of them stay.
+    """With the schedule known, the levels kept are :func:`~lib_refdrop.model.schedule.spread` over the part of it that
+    the plan asks for. Otherwise, and from the first call on that is not of that schedule, levels are kept as they come;
+    of more than the plan allows and a few the one that is missed least is given up, and at the end the best of them
+    stay.
     """
 
     def __init__(self, plan: Plan, sigmas: Sequence[float] | None, limited: bool = False) -> None:

@@ -40,7 +40,8 @@ class Recording(Technique):
     writer again. So do levels for which it has no room: what is kept never takes more than the writer may.
     """
 
-    def __init__(self, lineage: Lineage, provenance: dict, plan: Plan, writer: Writer | None = None, image: int = 0) -> None:
+    def __init__(self, lineage: Lineage, provenance: dict, plan: Plan, writer: Writer | None = None,
+                 image: int = 0) -> None:
         self.lineage, self.image, self.provenance, self.plan = lineage, image, provenance, plan
         self._writer = writer
         self._held: dict[str, Tensor] = {}  # without a writer
@@ -60,12 +61,14 @@ class Recording(Technique):
     def begin_pass(self, name: str, sigmas: Sequence[float] | None = None) -> None:
         """Starts "base" or "hires" (again): what was recorded of a pass of that name is forgotten.
 
-        ``sigmas`` are the noise levels of the pass where they are known in advance: nothing else is then even looked at.
+        ``sigmas`` are the noise levels of the pass where they are known in advance: nothing else is then even looked
+        at.
         """
         self._drop([each for each in self._sizes if each.startswith(name + "/")])
         self._contents = {key: number for key, number in self._contents.items() if key[0] != name}
         self._pass, self._calls[name], self._given[name], self._kept_as[name] = name, [], {}, {}
-        self._levels[name], self._now, self._outcome = Levels(self.plan, sigmas, self._room() is not None), {}, Outcome()
+        self._levels[name] = Levels(self.plan, sigmas, self._room() is not None)
+        self._now, self._outcome = {}, Outcome()
         self._left, self._most_a_level = None, 0
 
     def call(self, call: ModelCall) -> None:
@@ -110,10 +113,12 @@ class Recording(Technique):
         if representation is None or any(key.tensor_name(part) in self._sizes for part in ("h", "k")):
             return
         hidden = layer.hidden(row) if representation.what == "hidden" else None
-        k = v = None
-        if hidden is None:  # asked for, or nobody knows what K and V are made of
+        k = v = grid = None
+        if hidden is not None:
+            count = len(hidden)
+        else:  # asked for, or nobody knows what K and V are made of
             representation, (k, v) = replace(representation, what="kv"), layer.key_values(row)
-        count, grid = len(k if hidden is None else hidden), None
+            count = len(k)
         if representation.merges(count):
             try:
                 grid = token_grid(count, *self._size)
@@ -125,7 +130,8 @@ class Recording(Technique):
                 break
 
     def place(self, sigma: float, visit: int, size: tuple[int, int]) -> int:
-        """The index of the recorded call at this level and visit, which joins the others where it is new; for replays."""
+        """The index of the recorded call at this level and visit, which joins the others where it is new; for
+        replays."""
         self._size = size
         return self._index(sigma, visit)
 
@@ -232,7 +238,8 @@ class Recording(Technique):
         """Lets go of a level's features, of its latents only where asked."""
         starts = tuple(f"{pass_name}/{index:04d}/" for index, call in enumerate(self._calls[pass_name])
                        if call.sigma == sigma)
-        self._drop([name for name in self._sizes if name.startswith(starts) and (trajectory or not is_trajectory(name))])
+        self._drop([name for name in self._sizes if name.startswith(starts)
+                    and (trajectory or not is_trajectory(name))])
 
     def _finished(self, name: str) -> dict:
         """The manifest; before it, what turned out to lie beyond the part of the schedule asked for is dropped."""
@@ -245,16 +252,19 @@ class Recording(Technique):
                 for numbers in self._given[pass_name].values():
                     numbers[:] = [-1 if calls[index].sigma == sigma else number for index, number in enumerate(numbers)]
         if not self._sizes and self._tiled:
-            raise ReferenceProblem("The picture was made in tiles, of which no reference can be made, so none was saved; switch "
-                                   "MultiDiffusion or Tiled Diffusion off for a Save.")
+            raise ReferenceProblem("The picture was made in tiles, of which no reference can be made, so none was "
+                                   "saved; switch MultiDiffusion or Tiled Diffusion off for a Save.")
         if not self._sizes and self._thinned:
-            raise ReferenceProblem("There was no room for a single noise level, so no reference was saved; allow it more.")
+            raise ReferenceProblem("There was no room for a single noise level, so no reference was saved; allow it "
+                                   "more.")
         if not self._sizes:
-            raise ReferenceProblem("Nothing was recorded, so no reference was saved: the model made no call at the layers "
-                                   "chosen.")
-        given = {name: {kind: numbers + [-1] * (len(self._calls[name]) - len(numbers)) for kind, numbers in kinds.items()}
+            raise ReferenceProblem("Nothing was recorded, so no reference was saved: the model made no call at the "
+                                   "layers chosen.")
+        given = {name: {kind: numbers + [-1] * (len(self._calls[name]) - len(numbers))
+                        for kind, numbers in kinds.items()}
                  for name, kinds in self._given.items()}
-        return compose(self.lineage, self.provenance, self.plan, self._kept_as, sum(self._sizes.values()), self._calls, given,
+        return compose(self.lineage, self.provenance, self.plan, self._kept_as, sum(self._sizes.values()), self._calls,
+                       given,
                        name)
 
 
