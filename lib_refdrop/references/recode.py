@@ -90,7 +90,8 @@ def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Repr
     if aim.what != what:
         if what == "kv" or project is None:
             has, lacks = ("K and V", "hidden states") if what == "kv" else ("hidden states", "K and V")
-            raise ReferenceProblem(f"Reference {reference.name!r} keeps {has}; only the model can make {lacks} of them.")
+            raise ReferenceProblem(f"Reference {reference.name!r} keeps {has}; only the model can make {lacks} of "
+                                   f"them.")
         found["k"], found["v"] = project(key.site, found["h"])
     if not merges:
         counts = {"w": parts["w"]} if "w" in parts else {}
