@@ -75,7 +75,8 @@ def test_each_pass_says_how_it_was_kept(studio):
         recording.begin_pass(name)
         recording.keep(recording.place(1.0, 0, (8, 8)), site, Kind("cond"), Layer(count), 0)
     manifest = recording.reference("hero").manifest
-    assert manifest["kept"]["sites"] == {"base": {"hidden int8": [str(site)]}, "hires": {"hidden int8 tokens20": [str(site)]}}
+    assert manifest["kept"]["sites"] == {"base": {"hidden int8": [str(site)]},
+                                         "hires": {"hidden int8 tokens20": [str(site)]}}
     assert kept_as(manifest, "hires") == {site: Representation("hidden", "int8", tokens=20)}
     older = {"kept": {"sites": {"hidden int8 pool2": [str(site)]}}}  # one for all passes
     assert kept_as(older, "hires") == {site: Representation("hidden", "int8", 2)} and kept_as({}, "base") == {}

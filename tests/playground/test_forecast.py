@@ -40,11 +40,12 @@ def test_the_line_says_what_will_be_written(studio, foretell, settings) -> None:
     assert told(line) == pytest.approx(written(studio), rel=0.02), line
 
 
-@pytest.mark.parametrize("sampler", ["Euler a", "Heun", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE",
-                                     "LCM", "DDIM", "Restart"])
+@pytest.mark.parametrize("sampler", ["Euler a", "Heun", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "DPM++ 2M SDE Heun",
+                                     "DPM++ 3M SDE", "LCM", "DDIM", "Restart"])
 @pytest.mark.parametrize("keep", ["Exact", "Balanced", "Tiny"])
 def test_samplers_call_the_model_as_often_as_is_counted_on(studio, foretell, sampler, keep) -> None:
-    generation = GENERATION | {"sampler_name": sampler, "steps": 21 if sampler == "Restart" else 6, "width": 64, "height": 64}
+    steps = 21 if sampler == "Restart" else 6
+    generation = GENERATION | {"sampler_name": sampler, "steps": steps, "width": 64, "height": 64}
     line = foretell(generation, mode="Save", keep=keep)
     studio.draw({"mode": "Save", "reference": "hero", "keep": keep}, **generation)
     assert told(line) == pytest.approx(written(studio), rel=0.02), line
@@ -67,9 +68,10 @@ def test_a_second_pass_is_counted_as_it_is_made(studio, foretell, second, keep) 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ SDE", "DDIM"])
 @pytest.mark.parametrize("strength", [0.4, 0.75, 1.0])
 def test_img2img_makes_the_steps_that_its_strength_says(studio, foretell, sampler, strength) -> None:
-    generation = GENERATION | {"sampler_name": sampler, "denoising_strength": strength, "width": 64, "height": 64, "steps": 7}
-    line = foretell(generation, mode="Save", keep="Exact")
-    studio.draw_from(np.full((64, 64, 3), 90, np.uint8), {"mode": "Save", "reference": "hero", "keep": "Exact"}, **generation)
+    generation = GENERATION | {"sampler_name": sampler, "denoising_strength": strength, "width": 64, "height": 64}
+    line = foretell(generation | {"steps": 7}, mode="Save", keep="Exact")
+    settings = {"mode": "Save", "reference": "hero", "keep": "Exact"}
+    studio.draw_from(np.full((64, 64, 3), 90, np.uint8), settings, **(generation | {"steps": 7}))
     assert told(line) == pytest.approx(written(studio), rel=0.02), line
 
 
@@ -103,7 +105,10 @@ def test_a_budget_is_never_exceeded(studio, foretell, budget, sampler) -> None:
     studio.draw({"mode": "Save", "reference": "hero", "budget": budget}, **generation)
     sure = sampler != "DPM adaptive"
     assert written(studio) <= budget * 1e6, line
-    assert told(line, "about" if sure else "at most") == pytest.approx(written(studio), rel=0.02 if sure else 9.0), line
+    if sure:
+        assert told(line) == pytest.approx(written(studio), rel=0.02), line
+    else:
+        assert told(line, "at most") <= budget * 1e6
 
 
 def test_a_budget_too_small_for_anything_is_told_before(studio, foretell) -> None:
