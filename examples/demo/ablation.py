@@ -130,7 +130,8 @@ class Ablation:
         for name in names.values():
             self._client.memory.delete(name)
         features = {**exact.features, **{name: trajectory.features[name] for name in trajectory.features}}
-        return Reference(exact.name, exact.manifest, exact.passes, features, exact.nbytes + trajectory.nbytes)
+        manifest = {**exact.manifest, "given": trajectory.manifest["given"]}
+        return Reference(exact.name, manifest, exact.passes, features, exact.nbytes + trajectory.nbytes)
 
     def _use(self, order: Order, reference: Reference, variant: str, number: int, made: Pictures) -> Image.Image:
         made.bytes[variant] = reference.nbytes

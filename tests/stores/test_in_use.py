@@ -37,7 +37,8 @@ def seed_of(model, what):
     """A forged file by how it keeps its features."""
     found = {}
     for forged in model.seeds:
-        found.setdefault(next(iter(forged.manifest["kept"]["sites"]), "tiny"), forged)
+        sites = forged.manifest["kept"]["sites"]
+        found.setdefault(next(iter(sites.get("base", sites)), "tiny"), forged)
     return found[what]
 
 
