@@ -20,10 +20,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .hosts.diffusers import attached, lineage_of
+from .hosts.diffusers import Clock, attached, clock_of, is_flow, lineage_of, self_attentions
 from .model.layer import HostCall
-from .model.rows import COND, UNCOND, Row
-from .model.schedule import SAME, SigmaClock
+from .model.rows import COND, UNCOND, Kind, Row, chunks
+from .model.schedule import SAME
 from .model.sites import SECTIONS, Lineage
 from .references.plan import PRESETS, Plan, preset
 from .references.reference import Reference
@@ -66,7 +66,7 @@ def use(pipe: Any, reference: str | Reference, strength: float | Strength = 0.3,
     """
     strength = _checked_strength(strength, tuple(sections))
     unet, done, problems = _unet(pipe), Used(), []
-    lineage, replays = lineage_of(unet), Replays()
+    lineage, replays = _lineage(pipe), Replays()
     with _opened(reference, folder) as found:
         Guidance([(found, strength)], lineage)  # says now what does not fit
 
@@ -90,7 +90,7 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
     Raises :class:`~lib_refdrop.words.RefDropError` where it could not be saved; after another exception nothing is.
     """
     unet, left, problems = _unet(pipe), Recorded(), []
-    lineage = lineage_of(unet)
+    lineage = _lineage(pipe)
     writer = _store(folder).writer(name, replace)
     recording = Recording(lineage, _provenance(pipe), _plan(keep, lineage), writer, image)
     waiting = [recording]
@@ -117,7 +117,7 @@ def _passes(pipe: Any, unet: nn.Module, techniques: Callable[[float], list[Techn
             outcomes: list[Outcome]) -> Iterator[None]:
     """A sampling pass for each generation of the pipeline while the block runs."""
     current = _Current(pipe, techniques, tell, outcomes)
-    with attached(unet, current, current.rows, _alphas(pipe)):
+    with attached(unet, current, current.rows, _clock(pipe)):
         yield
         current.finish()
 
@@ -134,11 +134,18 @@ class _Current(SamplingPass):
         self._schedule: Any = None  # the timesteps of the generation that runs, the very object
 
     def rows(self, batch: int) -> list[Row]:
-        """diffusers puts the unconditional half first, and leaves it out where it does not guide."""
-        branches = (UNCOND, COND) if getattr(self._pipe, "do_classifier_free_guidance", False) else (COND,)
-        if batch % len(branches):
-            raise RefDropError("RefDrop does not know the rows of this pipeline's batch, so it cannot guide it.")
-        return [Row(branch, image) for branch in branches for image in range(batch // len(branches))]
+        """Every row of a batch: chunk after chunk, each with all images."""
+        kinds = _kinds(self._pipe)
+        if batch % len(kinds):
+            raise RefDropError(f"RefDrop does not know the rows of a {type(self._pipe).__name__}'s batch, so it cannot "
+                               "take part.")
+        return chunks(kinds, batch // len(kinds))
+
+    def failed(self, error: Exception) -> None:
+        """The first call may fail, before there is a pass."""
+        if self._now is None:
+            self._now = SamplingPass(self._new(0.0), self._inform)
+        self._now.failed(error)
 
     @property
     def replaying(self) -> bool:
@@ -180,19 +187,34 @@ def _store(folder: str | Path | Store) -> Store:
 
 def _unet(pipe: Any) -> nn.Module:
     unet = getattr(pipe, "unet", None)
-    if not isinstance(unet, nn.Module) or not lineage_of(unet).sites:
+    if not isinstance(unet, nn.Module) or not self_attentions(unet):
         raise RefDropError(f"A {type(pipe).__name__} has no Stable Diffusion UNet; RefDrop works with SD1.x, SD2.x "
                            "and SDXL pipelines.")
-    _alphas(pipe)
+    _clock(pipe)
     return unet
 
 
-def _alphas(pipe: Any) -> Tensor:
-    alphas = getattr(pipe.scheduler, "alphas_cumprod", None)
-    if alphas is None:
+def _lineage(pipe: Any) -> Lineage:
+    return lineage_of(pipe.unet, is_flow(pipe.scheduler))
+
+
+def _clock(pipe: Any) -> Clock:
+    try:
+        return clock_of(pipe.scheduler)
+    except AttributeError as error:
         raise RefDropError(f"RefDrop cannot follow the noise levels of a {type(pipe.scheduler).__name__}; choose a "
-                           "scheduler with alphas_cumprod, such as EulerDiscreteScheduler.")
-    return alphas
+                           "scheduler with alphas_cumprod, such as EulerDiscreteScheduler.") from error
+
+
+def _kinds(pipe: Any) -> list[Kind]:
+    """What the chunks of a UNet batch are, as diffusers' pipelines line them up."""
+    guides = getattr(pipe, "do_classifier_free_guidance", False)
+    if guides and hasattr(pipe, "image_guidance_scale"):  # InstructPix2Pix
+        kinds = [Kind(COND), Kind(UNCOND), Kind(UNCOND, 1)]
+    else:
+        kinds = [Kind(UNCOND), Kind(COND)] if guides else [Kind(COND)]
+    perturbs = getattr(pipe, "do_perturbed_attention_guidance", False)  # the prompt once more
+    return [*kinds, Kind(COND, 1)] if perturbs else kinds
 
 
 def _known_sigmas(pipe: Any, begun: float) -> list[float] | None:
@@ -200,7 +222,7 @@ def _known_sigmas(pipe: Any, begun: float) -> list[float] | None:
     timesteps = getattr(pipe.scheduler, "timesteps", None)
     if timesteps is None:
         return None
-    clock = SigmaClock(_alphas(pipe))
+    clock = _clock(pipe)
     return [sigma for timestep in timesteps if (sigma := clock(float(timestep))) <= begun * (1 + SAME)]
 
 

@@ -74,6 +74,8 @@ class HookedLayer:
     def _queried(self, to_q: nn.Module, args: tuple, queries: Tensor) -> None:
         if self._waiting and queries.shape[:2] == self._hidden.shape[:2]:
             self._queries = queries
+        elif len(queries) < len(self._hidden):  # not all rows attend here (PAG replaces it for some): to be left alone
+            self._waiting = False
 
     def _projected(self, name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(module: nn.Module, args: tuple, made: Tensor) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from .conftest import PLAIN
 from .test_contracts import ROUNDING
-from .webui import REFERENCE, TARGET, Made, WebUI, difference
+from .test_own_pictures import same
+from .test_passes import encoded
+from .webui import REFERENCE, TARGET, Made, WebUI, difference, largest
 
 # Part of a script's name: its arguments, and what else the request needs to show its effect.
 LARGE = {"width": 128, "height": 128}  # at 64 the middle layer has one token only: nothing to perturb, blur or scale
@@ -31,11 +33,7 @@ def neighbour(webui: WebUI, request) -> dict[str, Any]:
             pytest.skip("this web UI has no such option")
         return TILES
     args, more = NEIGHBOURS[request.param]
-    names = [script["name"] for script in webui.get("/sdapi/v1/script-info") if script["is_alwayson"]]
-    found = next((name for name in names if request.param in name.lower()), None)
-    if found is None:
-        pytest.skip("this web UI has no such extension")
-    return {**more, "alwayson_scripts": {found: {"args": args}}}
+    return {**more, "alwayson_scripts": {_script(webui, request.param): {"args": args}}}
 
 
 def test_both_work_and_at_c_0_the_neighbour_alone(webui: WebUI, without: dict[str, Made], neighbour: dict) -> None:
@@ -58,3 +56,52 @@ def test_a_reference_made_with_it_is_its_own_picture(webui: WebUI, neighbour: di
         assert difference(again, own) <= ROUNDING
     served = webui.use("neighbour", sampler_name="Heun")
     assert served.problem is None and "RefDrop RFG" in served.parameters[0]
+
+
+# Part of a script's name: its arguments for so many tiles in a call, of halves of a picture of 256 × 128.
+TILINGS = {"multidiffusion integrated": lambda at_once: [True, "MultiDiffusion", 128, 128, 0, at_once],
+           "tiled diffusion": lambda at_once: [True, "MultiDiffusion", False, True, 256, 128, 16, 16, 0, at_once]}
+
+
+@pytest.fixture(params=TILINGS)
+def tiled(webui: WebUI, request):
+    """A request in tiles, so many in a call; skips where the web UI has no such extension."""
+    found = _script(webui, request.param)
+    return lambda at_once: {"width": 256, "height": 128, "steps": 2,
+                            "alwayson_scripts": {found: {"args": TILINGS[request.param](at_once)}}}
+
+
+def test_tiles_are_guided_alike_however_many_come_in_a_call_and_none_is_saved(webui: WebUI, tiled) -> None:
+    alone = webui.draw(**{**TARGET, **tiled(1)})
+    assert alone.hashes != webui.draw(**{**TARGET, "width": 256, "height": 128, "steps": 2}).hashes
+    made = [webui.use("hero", **tiled(at_once)) for at_once in (1, 2)]
+    assert largest(made[0].pixels[0], made[1].pixels[0]) <= 2 < largest(made[0].pixels[0], alone.pixels[0])
+    assert "tiles" in made[0].info["extra_generation_params"]["RefDrop note"]
+    assert webui.use("hero", 0, **tiled(1)).hashes == alone.hashes
+    assert "tiles" in webui.save("tiles", **tiled(1)).problem
+    assert not (webui.references / "tiles.safetensors").exists()
+
+
+def test_controlnets_reference_only_adds_calls_that_are_not_recorded(webui: WebUI, without: dict[str, Made]) -> None:
+    found = _script(webui, "controlnet")
+    unit = {"enabled": True, "module": "reference_only", "model": "None", "image": encoded(without["euler"].pixels[0]),
+            "weight": 1.0, "threshold_a": 0.5, "control_mode": "Balanced"}
+    with_it = {"alwayson_scripts": {found: {"args": [unit]}}}
+    own, plain = webui.draw(**{**REFERENCE, **with_it}), webui.draw(**REFERENCE)
+    assert difference(own, plain) > 0
+    saved = webui.save("mixed", **with_it)
+    assert saved.problem is None and largest(saved.pixels[0], own.pixels[0]) == 0
+    same(webui.use("mixed", 0.7, **{**REFERENCE, **with_it}), own)
+    sizes = [(webui.references / f"{name}.safetensors").stat().st_size for name in ("hero", "mixed")]
+    assert sizes[0] <= sizes[1] < 1.4 * sizes[0]  # not a call more; in some layers K and V, of more tokens
+    after = webui.save("after")  # what it has put into the model may stay there
+    assert after.hashes == plain.hashes
+    same(webui.use("after", 0.7, **REFERENCE), plain)
+
+
+def _script(webui: WebUI, part: str) -> str:
+    names = [script["name"] for script in webui.get("/sdapi/v1/script-info") if script["is_alwayson"]]
+    found = next((name for name in names if part in name.lower()), None)
+    if found is None:
+        pytest.skip("this web UI has no such extension")
+    return found

@@ -30,6 +30,7 @@ _BASE = {"negative_prompt": "blurry", "steps": 3, "width": SIZE, "height": SIZE,
 _SETTINGS = {"live_previews_enable": False, "samples_save": False, "grid_save": False, "return_grid": False,
              "batch_cond_uncond": True, "token_merging_ratio": 0.0, "hypertile_enable_unet": False,
              "hypertile_max_tile_unet": 256, "pad_cond_uncond": False, "skip_early_cond": 0.0,
+             "VERSION_UID": "PY313",  # Neo waits for somebody to press Enter where its file is without
              "s_min_uncond_all": False, "refdrop_remember": False, "refdrop_remember_count": 20}
 
 
@@ -150,10 +151,11 @@ class WebUI:
         return self.draw({"mode": "Use", "reference": name, "rfg": c, **(settings or {})}, **{**TARGET, **payload})
 
     def _upscaler(self, wanted: str) -> str:
-        """The one that is wanted, or one that this web UI has: Neo has none that works on latents."""
+        """The one that is wanted, or one that this web UI has: Neo has none that works on latents, and perhaps only
+        "None"."""
         paths = ("/sdapi/v1/latent-upscale-modes", "/sdapi/v1/upscalers")
         names = [each["name"] for path in paths for each in self.get(path)]
-        return wanted if wanted in names else next(name for name in names if name != "None")
+        return wanted if wanted in names else next((name for name in names if name != "None"), "None")
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as reply:

@@ -84,6 +84,19 @@ def test_attention_over_another_batch_is_left_alone(reference):
     assert torch.equal(made, plain) and not told
 
 
+def test_a_layer_in_which_some_rows_do_not_attend_is_left_alone(reference):
+    class Perturbed(SelfAttention):
+        """As in Perturbed-Attention Guidance: the last row goes on with its own values."""
+
+        def forward(self, x, context=None):
+            n = x[:-1]
+            attended = attention(self.to_q(n), self.to_k(n), self.to_v(n), self.heads)
+            return torch.cat([self.to_out(attended), self.to_out(self.to_v(x[-1:]))])
+
+    made, plain, _, told = run(Perturbed, reference)
+    assert torch.equal(made, plain) and not told
+
+
 def kept(layer: SelfAttention, x: torch.Tensor, context: torch.Tensor | None = None):
     """What is kept of row 1 of a layer: the hidden state, K and V."""
     found = []

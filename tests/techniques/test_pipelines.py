@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionPAGPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
 )
 from PIL import Image
 
@@ -115,3 +119,93 @@ def test_a_name_that_is_taken_gets_a_number(pipe, tmp_path) -> None:
         with refdrop.record(pipe, "hero", keep="Tiny", folder=tmp_path) as left:
             draw(pipe)
         assert left.saved.name == name
+
+
+def unet_like(unet: UNet2DConditionModel, **other) -> UNet2DConditionModel:
+    torch.manual_seed(5)
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    return UNet2DConditionModel(**{**config, **other}).eval()
+
+
+def test_a_unet_made_for_inpainting_with_nine_channels(pipe, tmp_path) -> None:
+    pipe = StableDiffusionInpaintPipeline(**{**pipe.components, "unet": unet_like(pipe.unet, in_channels=9)},
+                                          requires_safety_checker=False)
+    for keep in ("Exact", "Tiny"):
+        with refdrop.record(pipe, keep, keep=keep, folder=tmp_path):
+            own = draw(pipe, "inpainting")
+        with refdrop.use(pipe, keep, 0.7, folder=tmp_path) as done:
+            assert (draw(pipe, "inpainting") - own).abs().max() < 1e-2
+        assert done.outcomes[0].acted_on_all == done.outcomes[0].calls
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Tiny"])
+def test_a_pipeline_shaped_like_sdxl(pipe, keep, tmp_path) -> None:
+    unet = unet_like(pipe.unet, addition_embed_type="text_time", addition_time_embed_dim=32,
+                     projection_class_embeddings_input_dim=6 * 32 + 64)
+    xl = StableDiffusionXLPipeline(pipe.vae, None, None, None, None, unet, pipe.scheduler)
+    xl.set_progress_bar_config(disable=True)
+    words = [torch.randn(1, *shape, generator=torch.Generator().manual_seed(7 + i)) for i, shape in
+             enumerate(((77, unet.config.cross_attention_dim), (64,)) * 2)]
+    names = ("prompt_embeds", "pooled_prompt_embeds", "negative_prompt_embeds", "negative_pooled_prompt_embeds")
+
+    def picture(seed: int) -> torch.Tensor:
+        return xl(**dict(zip(names, words)), num_inference_steps=4, height=64, width=64, output_type="latent",
+                  generator=torch.Generator().manual_seed(seed)).images
+
+    with refdrop.record(xl, "hero", keep=keep, folder=tmp_path):
+        own = picture(1)
+    plain = picture(2)
+    with refdrop.use(xl, "hero", 0.7, folder=tmp_path) as done:
+        assert (picture(1) - own).abs().max() < 1e-2
+        assert not torch.equal(picture(2), plain)
+    assert all(outcome.acted_on_all == outcome.calls == 4 for outcome in done.outcomes)
+
+
+def test_a_scheduler_that_counts_noise_otherwise(pipe, tmp_path) -> None:
+    pipe.scheduler = EDMEulerScheduler(sigma_min=0.05, sigma_max=14.0, sigma_data=1.0)
+    with refdrop.record(pipe, "hero", keep="Exact", folder=tmp_path):
+        own = draw(pipe)
+    levels = DiskStore(tmp_path).load("hero").passes["base"].levels
+    assert levels == pytest.approx([sigma.item() for sigma in pipe.scheduler.sigmas[:-1]], rel=1e-4)
+    with refdrop.use(pipe, "hero", 0.7, folder=tmp_path):
+        assert (draw(pipe) - own).abs().max() < 1e-2
+
+
+def test_perturbed_attention_guidance_has_rows_of_its_own(pipe, tmp_path) -> None:
+    pag = StableDiffusionPAGPipeline(**pipe.components, requires_safety_checker=False, pag_applied_layers=["mid"])
+    pag.set_progress_bar_config(disable=True)
+    with refdrop.record(pag, "hero", keep="Exact", folder=tmp_path):
+        own = draw(pag)
+    kinds = {str(kind) for kind in DiskStore(tmp_path).load("hero").passes["base"].kept}
+    assert kinds == {"cond", "uncond", "cond.1"}
+    with refdrop.use(pag, "hero", 0.7, folder=tmp_path):
+        assert (draw(pag) - own).abs().max() < 1e-2
+    with refdrop.use(pipe, "hero", 0.7, folder=tmp_path) as done:
+        draw(pipe)
+    assert done.outcomes[0].acted_on_all == done.outcomes[0].calls
+
+
+def test_one_inside_another_is_guided_by_both_and_neither_counts_the_others_replay(pipe, tmp_path) -> None:
+    for name, prompt in (("hero", "a pirate"), ("villain", "a clown")):
+        with refdrop.record(pipe, name, keep="Tiny", folder=tmp_path):
+            draw(pipe, prompt=prompt)
+    alone = {}
+    for name in ("hero", "villain"):
+        with refdrop.use(pipe, name, 0.3, folder=tmp_path):
+            alone[name] = draw(pipe, prompt="a nurse", seed=2)
+    with refdrop.use(pipe, "hero", 0.3, folder=tmp_path) as outer, \
+            refdrop.use(pipe, "villain", 0.3, folder=tmp_path) as inner:
+        both = draw(pipe, prompt="a nurse", seed=2)
+    assert [done.outcomes[0].calls for done in (outer, inner)] == [4, 4]
+    assert all(not torch.allclose(both, other, atol=1e-3) for other in alone.values())
+    with refdrop.use(pipe, "hero", 0.3, folder=tmp_path), refdrop.use(pipe, "villain", 0.0, folder=tmp_path):
+        assert torch.equal(draw(pipe, prompt="a nurse", seed=2), alone["hero"])
+
+
+def test_rows_that_nobody_knows_are_told_and_left_plain(pipe, tmp_path) -> None:
+    with refdrop.record(pipe, "hero", keep="Exact", folder=tmp_path):
+        draw(pipe)
+    with pytest.raises(RefDropError, match="rows of a StableDiffusionPipeline"):
+        with refdrop.use(pipe, "hero", 0.3, folder=tmp_path), torch.no_grad():
+            pipe._guidance_scale = 7.5
+            pipe.unet(torch.zeros(3, 4, 8, 8), 500, torch.zeros(3, 77, pipe.unet.config.cross_attention_dim))
