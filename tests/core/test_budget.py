@@ -28,7 +28,8 @@ TABLE = Contributions("a test", {
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(3 * MB, 4000 * MB), st.sampled_from((SD15, SDXL)),
-       st.sampled_from(((LANDSCAPE,), (Picture(48, 48, 9, 1, 4),), (LANDSCAPE, Picture(96, 144, 10, pass_name="hires")))),
+       st.sampled_from(((LANDSCAPE,), (Picture(48, 48, 9, 1, 4),),
+                        (LANDSCAPE, Picture(96, 144, 10, pass_name="hires")))),
        st.sampled_from((SECTIONS, ("output",))), st.sampled_from((100.0, 30.0)))
 def test_a_budget_is_kept_to_and_honours_what_the_user_chose(budget, lineage, pictures, sections, percent):
     plan = within(budget, lineage, *pictures, table=TABLE, sections=sections, percent=percent)
@@ -51,12 +52,12 @@ def test_the_choice_is_the_best_that_fits_and_says_so():
     plan = within(410 * MB, SDXL, LANDSCAPE, table=table)
     assert set(plan.sites.values()) == {Representation("hidden", "int8")} and plan.levels == 5
     size = f"{estimate(plan, SDXL, LANDSCAPE) / MB:.0f} MB"
-    assert plan.explanation == ("410 MB: hidden states in int8, 5 noise levels, both branches; expected to keep 96 % of the "
-                                f"effect ({size}).")
+    assert plan.explanation == ("410 MB: hidden states in int8, 5 noise levels, both branches; expected to keep 96 % "
+                                f"of the effect ({size}).")
 
 
 def test_nothing_is_given_up_for_nothing():
-    """What leaves out the middle layers was measured to cost next to nothing: with room for all they stay all the same."""
+    """What leaves out the middle layers was measured to cost next to nothing: with room for all they stay."""
     table = Contributions("", {"int8": 1.0, "levels2": 1.001, "without_middle": 0.999, "cond_only": 1.0})
     plan = within(20_000 * MB, SDXL, LANDSCAPE, table=table)
     assert plan.sites == preset("Exact", SDXL).sites and plan.levels is None and plan.branches == BRANCHES
