@@ -81,7 +81,7 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
             made["reference"] = gr.Dropdown(  # empty is None: gradio 4.40 shows the first choice in place of ""
                 label=control.label, info=control.help, choices=shelf.names(made["store"].value), value=None,
                 allow_custom_value=True, elem_id=f"refdrop_{tab}_reference", scale=4)
-            refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["tool"], scale=0, min_width=40)
+            refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["refdrop-tool"], scale=0, min_width=40)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
             for name, default, control in known:
                 if control.tier == "advanced":

@@ -20,6 +20,7 @@ from lib_refdrop.webui.panel import Panel, build
 from lib_refdrop.webui.shelf import Last, Shelf
 
 HIDDEN = "hidden" if int(gr.__version__.split(".")[0]) >= 6 else False  # as web UIs hide it, in each version's way
+STYLE = {"css": (ROOT / "style.css").read_text("utf-8")}  # which web UIs load; newer gradio takes it when a page is launched
 REFERENCE = ROOT / "tests" / "files" / "format-1-tiny.safetensors"
 
 
@@ -29,7 +30,7 @@ def page(folder: Path) -> gr.Blocks:
         loaded_model=lambda: None,
         cmd_opts=SimpleNamespace(refdrop_dir=str(folder), refdrop_memory=None))
     shelf = Shelf(host)
-    with gr.Blocks(analytics_enabled=False) as blocks:
+    with gr.Blocks(analytics_enabled=False, **(STYLE if HIDDEN is False else {})) as blocks:
         for tab in ("txt2img", "img2img"):
             with gr.Tab(tab):
                 _tab(tab, build(host, shelf, tab), shelf, folder)
@@ -60,4 +61,5 @@ def _tab(tab: str, panel: Panel, shelf: Shelf, folder: Path) -> None:
 if __name__ == "__main__":
     blocks = page(Path(sys.argv[2]))
     blocks.queue()
-    blocks.launch(server_name="127.0.0.1", server_port=int(sys.argv[1]), quiet=True, share=False)
+    blocks.launch(server_name="127.0.0.1", server_port=int(sys.argv[1]), quiet=True, share=False,
+                  **(STYLE if HIDDEN else {}))

@@ -146,7 +146,7 @@ def test_help_stands_beside_its_box(panel) -> None:
 
 
 def test_refresh_is_a_small_button_beside_the_name(panel) -> None:
-    button, field = (panel.locator(f"#refdrop_txt2img_{name}").first.bounding_box() for name in ("refresh",
-                                                                                                 "reference"))
-    assert button["width"] <= 48 and button["x"] >= field["x"] + field["width"]
+    button, field = (panel.locator(f"#refdrop_txt2img_{name}").first.bounding_box()
+                     for name in ("refresh", "reference"))
+    assert button["width"] <= 48 and button["height"] <= 48 and button["x"] >= field["x"] + field["width"]
     assert abs(button["y"] + button["height"] / 2 - field["y"] - field["height"] / 2) < field["height"]
