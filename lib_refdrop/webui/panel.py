@@ -17,8 +17,8 @@ from .host import Host
 from .infotext import paste_function
 from .shelf import Last, Shelf
 
-
-# Newer gradio leaves what is not visible out of the page, and nothing there can change; older knows no other way to hide.
+# Newer gradio leaves what is not visible out of the page, and nothing there can change; older knows no other way to
+# hide.
 _HIDDEN = "hidden" if int(gr.__version__.split(".")[0]) >= 6 else False
 _HELP = "margin: 0; color: var(--block-info-text-color); font-size: var(--block-info-text-size); line-height: 1.6"
 
@@ -50,14 +50,15 @@ class Panel:
         def line(*values: Any) -> str:
             return _line(forecast(self._host, values[:count], dict(zip(names, values[count:]))))
 
-        deciding = [self._control(name) for name in ("mode", "enabled_hr", "save_percent", "layer_input", "layer_middle", "layer_output",
-                                                     "keep", "budget")]
+        deciding = [self._control(name) for name in ("mode", "enabled_hr", "save_percent", "layer_input", "layer_middle",
+                                                     "layer_output", "keep", "budget")]
         for component in (*deciding, *(component for name, component in inputs.items() if name not in TYPED)):
-            component.change(line, inputs=[*self.controls, *inputs.values()], outputs=[self.size], show_progress="hidden")
+            component.change(line, inputs=[*self.controls, *inputs.values()], outputs=[self.size],
+                             show_progress="hidden")
 
     def _refreshed(self, store: str, name: str | None) -> tuple[Any, str]:
-        """The field follows a Save that was given a number because its name was taken: what is used next is what was saved
-        last, not what stood there before. Once for a Save: who then asks for the older one means it."""
+        """The field follows a Save that was given a number because its name was taken: what is used next is what was
+        saved last, not what stood there before. Once for a Save: who then asks for the older one means it."""
         listed, saved = self._shelf.names(store), self._shelf.saved
         new, self._followed = saved is not self._followed, saved
         asked = bool(saved and saved.asked) and (saved.store, saved.asked) == (store, names.normalised(name or ""))
@@ -81,7 +82,8 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
             made["reference"] = gr.Dropdown(  # empty is None: gradio 4.40 shows the first choice in place of ""
                 label=control.label, info=control.help, choices=shelf.names(made["store"].value), value=None,
                 allow_custom_value=True, elem_id=f"refdrop_{tab}_reference", scale=4)
-            refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["refdrop-tool"], scale=0, min_width=40)
+            refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["refdrop-tool"], scale=0,
+                                min_width=40)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
             for name, default, control in known:
                 if control.tier == "advanced":
@@ -89,7 +91,8 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
         size = gr.HTML("", elem_id=f"refdrop_{tab}_size")
         status = gr.HTML(_line(shelf.summary(made["store"].value)), elem_id=f"refdrop_{tab}_status")
         # A value that is computed is computed whenever the page is loaded, and its change is what fills the list.
-        loaded = gr.Textbox(value=lambda: str(time.time_ns()), visible=_HIDDEN, elem_id=f"refdrop_{tab}_loaded", label="")
+        loaded = gr.Textbox(value=lambda: str(time.time_ns()), visible=_HIDDEN, elem_id=f"refdrop_{tab}_loaded",
+                            label="")
 
     def list_again(store: str) -> tuple[Any, str]:
         return gr.update(choices=shelf.names(store)), _line(shelf.summary(store))
@@ -113,7 +116,7 @@ def _component(name: str, default: Any, control: Control, tab: str) -> Any:
 
 
 def _switch(common: dict[str, Any]) -> Any:
-    """A checkbox with its help beside it: older gradio writes it above the box, where it seems to belong to what is there."""
+    """A checkbox with its help beside it: older gradio writes it above the box, as if it belonged to what is there."""
     words = html.escape(common.pop("info"))
     with gr.Row():
         with gr.Column(scale=1, min_width=190):

@@ -65,6 +65,8 @@ class SaveTask(Task):
             saved = recording.commit()
         finally:
             recording.abort()
+        if few := recording.plan.note(int(p.steps)):
+            self._notes.note(few)
         shelf.saved = Last(self.job.settings.store, self.job.settings.reference, saved.name)
         write(p, self.job.settings.infotext(saved.name), self._notes.notes, only_first=True)
         tell(p, " ".join([shelf.describe(saved), recording.plan.explanation, *self._notes.notes]), shelf)

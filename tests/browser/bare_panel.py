@@ -20,7 +20,8 @@ from lib_refdrop.webui.panel import Panel, build
 from lib_refdrop.webui.shelf import Last, Shelf
 
 HIDDEN = "hidden" if int(gr.__version__.split(".")[0]) >= 6 else False  # as web UIs hide it, in each version's way
-STYLE = {"css": (ROOT / "style.css").read_text("utf-8")}  # which web UIs load; newer gradio takes it when a page is launched
+# Which web UIs load; newer gradio takes it when a page is launched.
+STYLE = {"css": (ROOT / "style.css").read_text("utf-8")}
 REFERENCE = ROOT / "tests" / "files" / "format-1-tiny.safetensors"
 
 

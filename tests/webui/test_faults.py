@@ -256,6 +256,17 @@ def test_remembered_pictures_do_not_stop_anything(program, new, generate, monkey
     assert generate(p, [False]) is not None and PROBLEM not in p.extra_generation_params
 
 
+def test_a_save_says_so_where_fewer_noise_levels_are_kept_than_serve_well(new, generate, monkeypatch) -> None:
+    p = new(steps=5)
+    generate(p, [{**SAVE[0], "keep": "Balanced"}])
+    assert NOTE not in p.extra_generation_params
+    monkeypatch.setattr("lib_refdrop.references.plan.served_well", lambda steps: steps)
+    p = new(steps=5)
+    generate(p, [{**SAVE[0], "keep": "Balanced"}])
+    assert p.extra_generation_params[NOTE].startswith("3 noise levels serve 5 steps less well than 5 do")
+    assert p.extra_generation_params[NOTE] in p.comments[-1]
+
+
 def test_a_copy_that_failed_after_it_was_sampled_makes_no_later_one_plain(new, generate) -> None:
     """A detailer, an upscaler or a full disk ends one cell of a plot; the next is another copy of the same object."""
     generate(new(), SAVE)
