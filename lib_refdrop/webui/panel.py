@@ -50,8 +50,8 @@ class Panel:
         def line(*values: Any) -> str:
             return _line(forecast(self._host, values[:count], dict(zip(names, values[count:]))))
 
-        deciding = [self._control(name) for name in ("mode", "enabled_hr", "save_percent", "layer_input", "layer_middle",
-                                                     "layer_output", "keep", "budget")]
+        deciding = [self._control(name) for name in ("mode", "enabled_hr", "save_percent", "layer_input",
+                                                     "layer_middle", "layer_output", "keep", "budget")]
         for component in (*deciding, *(component for name, component in inputs.items() if name not in TYPED)):
             component.change(line, inputs=[*self.controls, *inputs.values()], outputs=[self.size],
                              show_progress="hidden")
