@@ -49,6 +49,16 @@ def test_a_fault_is_found_and_shown(tool, tmp_path, capfd):
     assert "new.py:" in shown and f"{tool}: found something" in shown
 
 
+@pytest.mark.parametrize("clean, tests, wanted", ((True, 0, 0), (False, 0, 1), (True, 5, 5), (False, 5, 5)))
+def test_what_is_found_fails_a_run_of_everything_and_of_nothing_else(monkeypatch, clean, tests, wanted):
+    monkeypatch.setattr(run.environment, "enter", lambda *files: None)
+    monkeypatch.setattr(run, "look_through", lambda name: clean)
+    monkeypatch.setattr(run.subprocess, "call", lambda command, **how: tests)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run.main([]) == wanted
+    assert run.main(["tests/stores"]) == tests
+
+
 def test_a_tool_that_is_not_installed_is_told_and_no_fault(monkeypatch, capfd):
     monkeypatch.setattr(run, "has", lambda module: False)
     assert run.look_through("ruff")

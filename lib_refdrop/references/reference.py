@@ -122,9 +122,9 @@ class PassRecord:
         return found
 
     def serving(self, sigma: float, visit: int, kind: Kind) -> Served | None:
-        """What serves a row at ``sigma``: of the nearest level kept, in log sigma, the row's own kind, else the first
-        part of its branch, else the other branch. Of several calls at that level the ``visit``-th, or the one nearest
-        to it.
+        """What serves a row at ``sigma``: of the nearest level kept (:func:`distance`), the row's own kind, else the
+        first part of its branch, else the other branch. Of several calls at that level the ``visit``-th, or the one
+        nearest to it.
 
         None where the reference does not speak for that level.
         """

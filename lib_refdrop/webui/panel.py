@@ -61,8 +61,9 @@ class Panel:
         saved last, not what stood there before. Once for a Save: who then asks for the older one means it."""
         listed, saved = self._shelf.names(store), self._shelf.saved
         new, self._followed = saved is not self._followed, saved
-        asked = bool(saved and saved.asked) and (saved.store, saved.asked) == (store, names.normalised(name or ""))
-        followed = {"value": saved.name} if new and asked else {}
+        followed = {}
+        if new and saved and saved.asked and (saved.store, saved.asked) == (store, names.normalised(name or "")):
+            followed["value"] = saved.name
         return gr.update(choices=listed, **followed), _line(self._shelf.message or self._shelf.summary(store))
 
     def _control(self, name: str) -> Any:
