@@ -7,8 +7,8 @@ weigh alike. (Older references have squares of ``pool`` × ``pool`` tokens, and 
 smaller.)
 
 Relative errors ``‖x − x'‖ / ‖x‖`` on layer-normed states of 16 × 24 tokens with neighbours alike and a few outlier
-channels, twelve times the others (`python -m tests.core.test_codec`): of what is kept, and of attention's output over
-it:
+channels, twelve times the others (`python -m tests.references.test_codec`): of what is kept, and of attention's output
+over it:
 
 =========  ======  ===============  =============  ============  ==============
 precision  bytes   hidden kept      output         K, V kept     output

@@ -10,6 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,14 +52,13 @@ def references(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("references")
 
 
-@pytest.fixture(scope="session")
-def address(references):
-    """The playground's own command, listening."""
+@contextmanager
+def listening(command: Callable[[int], list[str]], **environment: str) -> Iterator[str]:
+    """The address of a program that is started with ``command(port)``, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "lib_refdrop.playground", "--port", str(port), "--refdrop-dir", str(references)]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    server = subprocess.Popen(command(port), cwd=ROOT, env={**os.environ, **environment})
     url = f"http://127.0.0.1:{port}/"
     try:
         _await(url, server)
@@ -65,6 +66,14 @@ def address(references):
     finally:
         server.terminate()
         server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def address(references):
+    """The playground's own command, listening."""
+    with listening(lambda port: [sys.executable, "-m", "lib_refdrop.playground", "--port", str(port), "--refdrop-dir",
+                                 str(references)], HF_HUB_OFFLINE="1") as url:
+        yield url
 
 
 def _await(url: str, server: subprocess.Popen, patience: float = 180) -> None:

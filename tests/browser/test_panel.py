@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from .bare_panel import REFERENCE
-from .conftest import _await
+from .conftest import listening
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 IDLE = 10_000  # milliseconds
@@ -33,19 +31,10 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def panel_address(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     program = os.environ.get("REFDROP_GRADIO") or sys.executable
-    server = subprocess.Popen([program, str(Path(__file__).with_name("bare_panel.py")), str(port), str(folder)],
-                              env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"})
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        _await(url, server)
+    with listening(lambda port: [program, str(Path(__file__).with_name("bare_panel.py")), str(port), str(folder)],
+                   GRADIO_ANALYTICS_ENABLED="False") as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""The demo model's architecture with random weights, as tests of the core have it."""
+"""The demo model's architecture with random weights."""
 
-from tests.core.conftest import studio
+from tests.studio import studio
 
 __all__ = ["studio"]

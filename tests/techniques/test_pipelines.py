@@ -20,7 +20,7 @@ from PIL import Image
 import lib_refdrop as refdrop
 from lib_refdrop.stores import DiskStore
 from lib_refdrop.words import RefDropError, ReferenceProblem, SettingsError
-from tests.core.test_contracts import state_of
+from tests.techniques.test_contracts import state_of
 
 PICTURE = Image.fromarray(np.linspace(0, 255, 64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
 MASK = Image.fromarray(np.pad(np.full((32, 32), 255, np.uint8), 16))

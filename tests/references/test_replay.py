@@ -11,8 +11,7 @@ from lib_refdrop.references.replay import Replays
 from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.words import ReferenceProblem
-
-from .test_contracts import state_of
+from tests.techniques.test_contracts import state_of
 
 
 class Counting(Replays):

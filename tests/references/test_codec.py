@@ -1,6 +1,6 @@
 """Features come back as they were, or as near as their precision says, whatever their shape, type and magnitude.
 
-`python -m tests.core.test_codec` prints the table of errors in codec.py.
+`python -m tests.references.test_codec` prints the table of errors in codec.py.
 """
 
 import itertools

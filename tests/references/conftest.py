@@ -1,0 +1,5 @@
+"""The demo model's architecture with random weights, to record with."""
+
+from tests.studio import studio
+
+__all__ = ["studio"]
