@@ -89,7 +89,7 @@ class DiskStore(FileStore):
         listed, path = self._listed(), self._path(name)
         if name in listed:
             return listed[name].path
-        if path.is_file():  # what else is it on such a disk?
+        if os.path.isfile(path):  # what else is it on such a disk?
             return next((found.path for found in listed.values() if os.path.samefile(found.path, path)), path)
         return None
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from demo import reader as module
+from demo import schedule
 from demo.augment import augment
 from demo.characters import ATTRIBUTES, draw, draw_character
 from demo.reader import MODEL, READER, Reader, ReaderUnusable, train_reader
 
+STEPS = 40
 needs_reader = pytest.mark.skipif(not (MODEL / READER).exists(), reason="the reader is not trained yet")
 
 
 @pytest.fixture(scope="module")
 def little(tmp_path_factory):
-    """A reader of a few seconds, its folder and its report."""
-    folder = tmp_path_factory.mktemp("reader")
+    """A reader of :data:`STEPS` steps, its folder and its report. The clock of its training counts them, so that it is
+    as good on a busy machine."""
+    folder, clock = tmp_path_factory.mktemp("reader"), itertools.count(0, 6 / STEPS)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         for name, value in (("DRAWINGS", 300), ("HELD_OUT", 60), ("DEGRADED", 60)):
             patch.setattr(module, name, value)
         report = train_reader(folder, seconds=6, seed=3, degrade=lambda pictures: pictures * 0.9)
