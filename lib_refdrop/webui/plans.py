@@ -55,8 +55,6 @@ def plan_for(p: Any, settings: Settings, adapter: Adapter, opts: Any) -> Forecas
     pictures = [picture for picture, _ in passes]
     sure = all(sure for _, sure in passes) and not _leaves_branches_out(p, opts)
     budget = int(settings.budget * MEGABYTE) or None
-    # Near a limit a level that is visited twice may have to go again in the middle: nobody knows which before.
-    sure = sure and not (budget and any(picture.twice for picture in pictures))
     if budget:
         plan = within(budget, lineage, *pictures, sections=settings.sections, percent=settings.save_percent)
     else:

@@ -103,7 +103,7 @@ def test_a_budget_is_never_exceeded(studio, foretell, budget, sampler) -> None:
     generation = GENERATION | {"sampler_name": sampler, "steps": 20}
     line = foretell(generation, mode="Save", budget=budget)
     studio.draw({"mode": "Save", "reference": "hero", "budget": budget}, **generation)
-    sure = sampler == "Euler"  # where a level is visited twice, near a limit one may have to go again
+    sure = sampler != "DPM adaptive"
     assert written(studio) <= budget * 1e6, line
     if sure:
         assert told(line) == pytest.approx(written(studio), rel=0.02), line

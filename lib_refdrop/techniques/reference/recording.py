@@ -53,8 +53,8 @@ class Recording(Technique):
         self._levels: dict[str, Levels] = {}
         self._pass, self._size, self._sigma = "", (0, 0), 0.0
         self._now: dict[Kind, tuple[int, int]] = {}  # in the call that runs: the row to keep and the recorded call
-        self._left: int | None = None  # of the writer's room when the last call began
-        self._most_a_level = 0  # bytes that a level of this pass took
+        self._left: int | None = None  # of the writer's room before the last call's features
+        self._most_a_call = 0  # bytes that the features of a call of this pass took
         self._thinned = False
         self._outcome, self._tiled = Outcome(), False
 
@@ -69,7 +69,7 @@ class Recording(Technique):
         self._pass, self._calls[name], self._given[name], self._kept_as[name] = name, [], {}, {}
         self._levels[name] = Levels(self.plan, sigmas, self._room() is not None)
         self._now, self._outcome = {}, Outcome()
-        self._left, self._most_a_level = None, 0
+        self._left, self._most_a_call = None, 0
 
     def call(self, call: ModelCall) -> None:
         self._outcome.calls += 1
@@ -77,12 +77,16 @@ class Recording(Technique):
         self._tiled = self._tiled or call.tiled
         if call.tiled:  # what a layer sees of a tile is no picture's feature
             return
-        levels = self._levels[self._pass]
+        left, levels = self._room(), self._levels[self._pass]
+        if self._left is not None and left is not None:
+            self._most_a_call = max(self._most_a_call, self._left - left)
+        self._left = None
         before = list(levels.kept)
         wanted = levels.wants(call.sigma)
         for sigma in set(before) - set(levels.kept):
             self._drop_level(self._pass, sigma)
-        wanted = wanted and bool(self.plan.sites) and self._has_room(call.sigma)
+        first = self.plan.levels is None or any(visit == 0 for visit in call.visits.values())
+        wanted = wanted and first and bool(self.plan.sites) and self._has_room(call.sigma)
         for kind, visit in call.visits.items():
             row = call.row_of(kind, self.image)
             if row is None:
@@ -92,6 +96,8 @@ class Recording(Technique):
                 self._see(index, kind, call.host.inputs(row))
             if wanted and kind.branch in self.plan.branches and (visit == 0 or self.plan.levels is None):
                 self._now[kind] = row, index
+        if self._now:
+            self._left = self._room()
         self._outcome.acted += bool(self._now)
 
     def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
@@ -199,19 +205,15 @@ class Recording(Technique):
         return True
 
     def _has_room(self, sigma: float) -> bool:
-        """Whether another level may be kept, at this level of noise: others are given up for it where they are missed
-        less."""
+        """Whether features of another call may be kept, at this level of noise: other levels are given up for it where they
+        are missed less."""
         left = self._room()
         if left is None:
             return True
-        if self._left is not None:
-            self._most_a_level = max(self._most_a_level, self._left - left)
-        while left is not None and left < self._most_a_level and sigma in self._levels[self._pass].kept:
-            if self._give_up() is None:
-                break
-            left = self._room()
-        self._left = left
-        return sigma in self._levels[self._pass].kept
+        kept = self._levels[self._pass].kept
+        while left is not None and left < self._most_a_call and sigma in kept and self._give_up() is not None:
+            left, kept = self._room(), self._levels[self._pass].kept
+        return sigma in kept
 
     def _room(self) -> int | None:
         """The bytes that the writer may still take; None where there is no limit."""
