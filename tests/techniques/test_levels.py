@@ -11,12 +11,13 @@ from lib_refdrop.references.reference import PassRecord, RecordedCall
 from lib_refdrop.techniques.reference.levels import Levels
 
 COND = Kind("cond")
-TWENTY = [14.6146, 10.7468, 8.0815, 6.2049, 4.8557, 3.8654, 3.1237, 2.5572, 2.1157, 1.7648, 1.4806, 1.2458, 1.0482, 0.8784,
-          0.7297, 0.5962, 0.4736, 0.3555, 0.2322, 0.0292]
+TWENTY = [14.6146, 10.7468, 8.0815, 6.2049, 4.8557, 3.8654, 3.1237, 2.5572, 2.1157, 1.7648, 1.4806, 1.2458, 1.0482,
+          0.8784, 0.7297, 0.5962, 0.4736, 0.3555, 0.2322, 0.0292]
 # Restart goes back from level 0.1 to 2 and down again.
 RESTART = [14.6146, 7.9, 4.0, 1.9, 0.78, 0.27, 0.11, 1.9, 1.3, 0.83, 0.51, 0.3, 0.17, 0.11, 0.03]
 # DPM adaptive is called at levels close together first, and at some again, with others, where a step was refused.
-ADAPTIVE = [14.6146, 14.2, 13.9, 13.5, 12.1, 11.2, 9.7, 11.0, 9.9, 8.0, 6.6, 5.0, 3.9, 2.8, 1.9, 1.155, 0.8, 0.5, 0.3, 0.11, 0.03]
+ADAPTIVE = [14.6146, 14.2, 13.9, 13.5, 12.1, 11.2, 9.7, 11.0, 9.9, 8.0, 6.6, 5.0, 3.9, 2.8, 1.9,
+            1.155, 0.8, 0.5, 0.3, 0.11, 0.03]
 
 
 def kept_of(plan: Plan, calls, sigmas=None) -> list[float]:
@@ -53,7 +54,10 @@ def test_a_known_part_is_all_that_is_ever_kept(percent, guided):
     assert [sigma for sigma in TWENTY if levels.in_part(sigma)] == TWENTY[:guided]
 
 
-@pytest.mark.parametrize("calls", [RESTART, ADAPTIVE, TWENTY, TWENTY[::-1]], ids=["restart", "adaptive", "euler", "backwards"])
+ORDERS = {"restart": RESTART, "adaptive": ADAPTIVE, "euler": TWENTY, "back": TWENTY[::-1]}
+
+
+@pytest.mark.parametrize("calls", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_levels_are_spread_over_a_schedule_whatever_the_order_they_come_in(calls, count):
     """No level is more than half again as far from one that was kept as with the best choice in hindsight."""
@@ -86,7 +90,8 @@ def test_second_calls_of_a_level_are_no_level_of_their_own():
 
 
 def test_calls_between_the_levels_of_a_known_schedule_are_left_out():
-    between = [level for pair in zip(TWENTY, TWENTY[1:]) for level in (pair[0], (pair[0] * pair[1]) ** 0.5)] + TWENTY[-1:]
+    pairs = zip(TWENTY, TWENTY[1:])
+    between = [level for high, low in pairs for level in (high, (high * low) ** 0.5)] + TWENTY[-1:]
     assert kept_of(Plan("", {}, levels=4), between, TWENTY) == spread(TWENTY, 4)
 
 

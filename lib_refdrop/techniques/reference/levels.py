@@ -24,6 +24,7 @@ class Levels:
         self._least = threshold(self._schedule, plan.percent)
         self._chosen = spread([sigma for sigma in self._schedule if sigma >= self._least], plan.levels)
         self._given_up: list[float] = []
+        self._followed = False  # the model was called at a level of the schedule
         self._known, self._more = bool(self._schedule), 0 if limited else _MORE
         self.kept: list[float] = []
         self.seen: list[float] = []
@@ -33,11 +34,14 @@ class Levels:
         sigma = rounded(sigma)
         if sigma not in self.seen:
             self.seen.append(sigma)
-        if self._known and self._count is not None and not _among(sigma, self._schedule):
+        if self._known and self._count is not None:
+            if _among(sigma, self._schedule):
+                self._followed = True
             # Samplers of second order call the model between two levels of their schedule; those were never counted on.
-            if self.kept and _among_span(sigma, self._schedule):
+            elif self._followed and _among_span(sigma, self._schedule):
                 return False
-            self._known = False
+            else:
+                self._known = False
         if not self.in_part(sigma):
             return False
         if self._known and self._count is not None and not _among(sigma, self._chosen):

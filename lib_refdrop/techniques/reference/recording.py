@@ -205,8 +205,8 @@ class Recording(Technique):
         return True
 
     def _has_room(self, sigma: float) -> bool:
-        """Whether features of another call may be kept, at this level of noise: other levels are given up for it where they
-        are missed less."""
+        """Whether features of another call may be kept, at this level of noise: other levels are given up for it where
+        they are missed less."""
         left = self._room()
         if left is None:
             return True
