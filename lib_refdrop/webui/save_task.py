@@ -12,6 +12,7 @@ from .parameters import write
 from .plans import plan_for
 from .provenance import default_name, provenance
 from .shelf import Last
+from .steps import keeps_to_schedule
 from .task import NO_PASS, Job, Pass, Task
 
 
@@ -41,7 +42,9 @@ class SaveTask(Task):
             found = plan_for(p, settings, sampling.adapter, self.job.host.opts)
             writer = self.job.shelf.store(settings.store).writer(name, settings.replace, found.expected, found.limit)
             self._recording = Recording(sampling.lineage, made, found.plan, writer)
-        self._recording.begin_pass(sampling.name, sampling.sigmas)
+        sampler = getattr(p, "hr_sampler_name", None) if sampling.name == "hires" else None
+        known = keeps_to_schedule(str(sampler or p.sampler_name))
+        self._recording.begin_pass(sampling.name, sampling.sigmas if known else None)
         return [self._recording]
 
     def passed(self, outcomes: Sequence[Outcome]) -> None:

@@ -14,6 +14,7 @@ _BETWEEN = ("dpm2", "dpm++ sde")  # at a level half-way as well, unless the step
 _ONE_MORE = ("plms", "unipc")
 _UNKNOWN = ("heunpp",)
 _ADAPTIVE = ("dpm adaptive",)
+_OWN_WAY = ("restart", "dpm adaptive", "dpm fast")  # with levels that are none of the schedule's
 _MOST_ADAPTIVE = 150  # model calls; thirty steps of a hundred are common
 _MOST_A_STEP = 3
 # Samplers that have the model's own timesteps for a schedule, and begin in a picture with as many steps as the strength
@@ -47,6 +48,11 @@ def calls_of(sampler: str, steps: int) -> Calls:
     if family is _ONE_MORE:
         return Calls(steps + 1)
     return Calls(_MOST_ADAPTIVE if family is _ADAPTIVE else _MOST_A_STEP * steps, sure=False)
+
+
+def keeps_to_schedule(sampler: str) -> bool:
+    """Whether the model is called at the levels that a host tells in advance."""
+    return not sampler.strip().lower().startswith(_OWN_WAY)
 
 
 def steps_from_noise(sampler: str, scheduler: str, steps: int) -> int:

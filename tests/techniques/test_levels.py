@@ -70,6 +70,13 @@ def test_levels_are_spread_over_a_schedule_whatever_the_order_they_come_in(calls
 
 
 @pytest.mark.parametrize("calls", [RESTART, ADAPTIVE], ids=["restart", "adaptive"])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_sampler_that_leaves_the_schedule_told_is_thinned_out_as_it_comes(calls, count):
+    kept = kept_of(Plan("", {}, levels=count), calls, TWENTY)
+    assert len(kept) == count and max(kept) >= 4 and min(kept) < 2
+
+
+@pytest.mark.parametrize("calls", [RESTART, ADAPTIVE], ids=["restart", "adaptive"])
 @pytest.mark.parametrize("levels", [None, 3, 2])
 def test_every_level_of_its_own_schedule_is_served(calls, levels):
     record = record_of(Plan("", {}, levels=levels), calls)

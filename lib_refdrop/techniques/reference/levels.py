@@ -25,6 +25,7 @@ class Levels:
         self._chosen = spread([sigma for sigma in self._schedule if sigma >= self._least], plan.levels)
         self._given_up: list[float] = []
         self._followed = False  # the model was called at a level of the schedule
+        self._between: float | None = None  # the level it was called at since, which is none of those
         self._known, self._more = bool(self._schedule), 0 if limited else _MORE
         self.kept: list[float] = []
         self.seen: list[float] = []
@@ -36,9 +37,11 @@ class Levels:
             self.seen.append(sigma)
         if self._known and self._count is not None:
             if _among(sigma, self._schedule):
-                self._followed = True
-            # Samplers of second order call the model between two levels of their schedule; those were never counted on.
-            elif self._followed and _among_span(sigma, self._schedule):
+                self._followed, self._between = True, None
+            # Samplers of second order call the model once between two levels of their schedule; that was never counted
+            # on. Restart goes its own way.
+            elif self._followed and self._between in (None, sigma) and _among_span(sigma, self._schedule):
+                self._between = sigma
                 return False
             else:
                 self._known = False
