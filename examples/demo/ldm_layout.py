@@ -6,6 +6,7 @@ Source: the module names of CompVis' latent-diffusion (`openaimodel.UNetModel`, 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "
 def single_file(pipeline) -> dict[str, Tensor]:
     """All weights of a diffusers SD1.x pipeline under their single-file names, with the noise schedule's tables."""
     levels = len(pipeline.vae.config.block_out_channels)
-    tensors = {f"model.diffusion_model.{_unet_name(name, pipeline.unet.config.layers_per_block)}": tensor
+    layers, attended = pipeline.unet.config.layers_per_block, _attended(pipeline.unet.config.up_block_types)
+    tensors = {f"model.diffusion_model.{_unet_name(name, layers, attended)}": tensor
                for name, tensor in pipeline.unet.state_dict().items()}
     for name, tensor in pipeline.vae.state_dict().items():
         new = _vae_name(name, levels)
@@ -48,7 +50,7 @@ def config(pipeline, text_folder: str) -> dict:
         "parameterization": "v" if schedule.prediction_type == "v_prediction" else "eps", "use_ema": False,
         "unet_config": {"target": f"{ldm}.diffusionmodules.openaimodel.UNetModel", "params": {
             "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": base,
-            "attention_resolutions": [2**level for level in range(len(unet.block_out_channels))],
+            "attention_resolutions": [2**level for level in _attended(unet.down_block_types)],
             "num_res_blocks": unet.layers_per_block,
             "channel_mult": [width // base for width in unet.block_out_channels],
             "num_heads": unet.attention_head_dim, "use_spatial_transformer": True, "transformer_depth": 1,
@@ -82,7 +84,13 @@ def schedule_tables(betas: Tensor) -> dict[str, Tensor]:
     return {name: table.float() for name, table in tables.items()}
 
 
-def _unet_name(name: str, layers: int) -> str:
+def _attended(block_types: Sequence[str]) -> list[int]:
+    """The blocks of one side of a UNet that have attention."""
+    return [number for number, kind in enumerate(block_types) if "CrossAttn" in kind]
+
+
+def _unet_name(name: str, layers: int, attended: list[int]) -> str:
+    """``layers``: of ResNet blocks a level; ``attended``: the up blocks with attention."""
     for old, new in _EDGES.items():
         if name.startswith(old + "."):
             return new + name[len(old):]
@@ -96,7 +104,8 @@ def _unet_name(name: str, layers: int) -> str:
     if part == "downsamplers":
         return f"input_blocks.{(level + 1) * (layers + 1)}.0.{rest.replace('conv.', 'op.')}"
     if part == "upsamplers":
-        return f"output_blocks.{level * (layers + 1) + layers}.2.{rest}"
+        place = 2 if level in attended else 1  # after the ResNet block and, where there is one, the attention
+        return f"output_blocks.{level * (layers + 1) + layers}.{place}.{rest}"
     block = f"input_blocks.{1 + level * (layers + 1) + number}" if way == "down" else \
         f"output_blocks.{level * (layers + 1) + number}"
     return f"{block}.0.{_resnet(rest)}" if part == "resnets" else f"{block}.1.{rest}"
