@@ -131,7 +131,8 @@ def test_a_read_only_folder():
 def test_the_nearest_recorded_noise_level_serves():
     cond = Kind("cond")
     record = PassRecord((RecordedCall(10.0), RecordedCall(1.0), RecordedCall(0.1)), {cond: frozenset({0, 1, 2})})
-    assert [record.serving(sigma, 0, cond).call for sigma in (80, 9, 4.0, 3.1, 0.2, 0.001)] == [0, 0, 0, 1, 2, 2]
+    # In ½log(1 + σ²) 3.63 lies half-way between 10 and 1, and 0.65 between 1 and 0.1.
+    assert [record.serving(sigma, 0, cond).call for sigma in (80, 3.65, 3.6, 0.67, 0.63, 0.001)] == [0, 0, 1, 1, 2, 2]
     visits = PassRecord((RecordedCall(10.0), RecordedCall(1.0, 0), RecordedCall(1.0, 1)), {cond: frozenset({0, 1, 2})})
     assert [visits.serving(1.0, visit, cond).call for visit in (0, 1, 5)] == [1, 2, 2]
 
