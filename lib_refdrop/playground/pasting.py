@@ -52,6 +52,8 @@ def paste_script_args(parameters: Mapping[str, str], runner: ScriptRunner) -> li
         for component, key in script.infotext_fields or []:
             value = key(parameters) if callable(key) else parameters.get(key)
             places = [place for place, control in enumerate(runner.inputs, 1) if control is component]
+            if component.value is None:
+                continue  # web UIs read a text in the type of the component's value, and this one has none
             if places and value is not None and not isinstance(value, dict):  # a dict is an update of the page
                 args[places[0]] = _like(args[places[0]], value)
     return args

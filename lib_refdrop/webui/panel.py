@@ -80,9 +80,10 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
                 made[name] = _component(name, default, control, tab)
         with gr.Row():
             control = next(control for name, _, control in known if name == "reference")
-            made["reference"] = gr.Dropdown(  # empty is None: gradio 4.40 shows the first choice in place of ""
-                label=control.label, info=control.help, choices=shelf.names(made["store"].value), value=None,
-                allow_custom_value=True, elem_id=f"refdrop_{tab}_reference", scale=4)
+            # No choices before the page is loaded: gradio 4.40 shows the first one in place of "". And no None: web
+            # UIs read what is pasted in the type of this value.
+            made["reference"] = gr.Dropdown(label=control.label, info=control.help, choices=[], value="",
+                                            allow_custom_value=True, elem_id=f"refdrop_{tab}_reference", scale=4)
             refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["refdrop-tool"], scale=0,
                                 min_width=40)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):

@@ -276,6 +276,16 @@ def test_a_pictures_parameters_make_it_again(studio):
     assert np.array_equal(picture, made.pictures[0])
 
 
+def test_a_guided_pictures_parameters_make_it_again(studio):
+    """By the reference it names, though another is newer."""
+    for name, seed in (("hero", 1), ("newer", 2)):
+        studio.draw({"mode": "Save", "reference": name, "store": "RAM"}, seed=seed)
+    made = studio.draw({"mode": "Use", "reference": "hero", "rfg": 0.45, "store": "RAM"}, seed=8)
+    again = studio.playground.txt2img({"infotext": made.parameters[0]})
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(again["images"][0]))))
+    assert "RefDrop reference: hero" in made.parameters[0] and np.array_equal(picture, made.pictures[0])
+
+
 def test_what_a_request_names_itself_wins_over_its_infotext(studio):
     made = studio.draw(seed=8)
     other = studio.playground.txt2img({"infotext": made.parameters[0], "seed": 9})

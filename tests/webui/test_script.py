@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import gradio as gr
 import pytest
 
+from lib_refdrop.settings import Settings
 from lib_refdrop.webui import script
 from lib_refdrop.webui.forecast import INPUTS
 from lib_refdrop.webui.host import WebUI
@@ -77,6 +78,16 @@ def test_a_panel_stands_whatever_the_library_says(program, monkeypatch) -> None:
         controls = made.ui(False)
     texts = [each.value for each in blocks.blocks.values() if isinstance(each, gr.HTML)]
     assert len(controls) == 14 and any("cannot be reached" in str(text) for text in texts)
+
+
+def test_everything_that_is_pasted_has_a_type_to_be_read_in(program) -> None:
+    """AUTOMATIC1111's and Forge's ``type(component.value)(text)`` leaves a field without a value as it was."""
+    made = script.script_class(program.host, program.shelf)()
+    with gr.Blocks():
+        made.ui(False)
+    defaults = {control.label: type(default) for _, default, control in Settings.controls()}
+    pasted = {component.label: type(component.value) for component, _ in made.infotext_fields}
+    assert pasted["Reference"] is str and pasted == {label: defaults[label] for label in pasted}
 
 
 def test_a_host_whose_model_is_not_there_yet_is_told_of(program) -> None:
