@@ -26,7 +26,6 @@ MODEL = ROOT / "examples" / "demo-model"
 COEFFICIENTS = (-0.3, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 OWN_SEED_PAIRS = 4  # references that are checked to reproduce themselves
 COLUMNS = 8  # of the grid
-CURVES = {"agreement with the reference": "agreement", "prompt adherence": "prompt_adherence", "diversity": "diversity"}
 
 
 def coefficients(text: str) -> list[float]:
@@ -95,7 +94,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from demo.experiment import Experiment, files_without, off_identical
     from demo.pairs import make_pairs
     from demo.reader import Reader
-    from demo.report import CONSISTENT, DIVERSE, Judge, kept, promises, table, write
+    from demo.report import CONSISTENT, COPYING, DIVERSE, EFFECT, Judge, curve_table, kept, promises, table, write
     from demo.setup import Ticker
 
     pairs, references = make_pairs(options.seed, options.pairs), options.out / "references"
@@ -117,7 +116,8 @@ def evaluate(options: argparse.Namespace) -> int:
               "total_seconds": round(time.monotonic() - start, 1)}
     write(report, options.out / "report.json")
     _draw(results, curve, options)
-    print("\n" + table(report) + "\n\n" + _curve_table(curve) + "\n\n" + kept(report) + "\n" + promises(report))
+    print("\n" + "\n\n".join((table(report), curve_table(curve, EFFECT), curve_table(curve, COPYING), kept(report))))
+    print(promises(report))
     print(f"\n{len(pairs)} pairs in {report['total_seconds']:.0f} s; see report.json, curve.png and grid.png in "
           f"{options.out}.")
     return 0
@@ -155,29 +155,21 @@ def ablate(options: argparse.Namespace) -> int:
 
 
 def _draw(results, curve: list[dict], options: argparse.Namespace) -> None:
-    from demo.figures import Line, grid
+    from demo.figures import Line, grid, stacked
     from demo.figures import curve as draw_curve
-    lines = [Line(name, [entry[key] for entry in curve], [entry["intervals"][key] for entry in curve])
-             for name, key in CURVES.items() if all(math.isfinite(entry[key]) for entry in curve)]
+    from demo.report import COPYING, EFFECT
     title = f"{len(results.pairs)} pairs of seed {options.seed}, 95 % intervals"
-    draw_curve(options.coefficients, lines, title, "RFG coefficient c").save(options.out / "curve.png")
+    figures = []
+    for columns, what in ((EFFECT, title), ({"agreement": "agreement", **COPYING}, "What is alike, and what is copied")):
+        lines = [Line(name, [entry[key] for entry in curve], [entry["intervals"][key] for entry in curve])
+                 for name, key in columns.items() if all(math.isfinite(entry[key]) for entry in curve)]
+        figures.append(draw_curve(options.coefficients, lines, what, "RFG coefficient c"))
+    stacked(figures).save(options.out / "curve.png")
     rows = {"reference": results.references, "plain": results.plain,
             **{f"c = {c:+g}": results.guided[c] for c in options.coefficients if c}}
     captions = {"reference": [pair.reference.prompt for pair in results.pairs],
                 "plain": [pair.target.prompt for pair in results.pairs]}
     grid({name: images[:COLUMNS] for name, images in rows.items()}, captions, cell=128).save(options.out / "grid.png")
-
-
-def _curve_table(curve: list[dict]) -> str:
-    lines = [f"{'c':>5}  {'agreement':22}{'adherence':22}{'diversity':22}closed"]
-    for entry in curve:
-        cells = []
-        for key in CURVES.values():
-            low, high = entry["intervals"][key]
-            cells.append(f"{entry[key]:.3f} ({low:.3f}-{high:.3f})" if math.isfinite(entry[key]) else "")
-        closed = "" if entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
-        lines.append(f"{entry['c']:+5.2f}  " + "".join(f"{cell:22}" for cell in cells) + closed)
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (30, 30, 36), (205, 205, 212), (255, 255, 255)
-COLOURS = ((202, 60, 60), (45, 105, 190), (60, 145, 75), (140, 90, 170))
+COLOURS = ((202, 60, 60), (45, 105, 190), (60, 145, 75), (140, 90, 170), (225, 140, 30), (30, 150, 160), (150, 100, 60),
+           (225, 95, 165))
 
 
 def grid(rows: Mapping[str, Sequence[Image.Image]], captions: Mapping[str, Sequence[str]],
@@ -71,10 +72,24 @@ def curve(xs: Sequence[float], lines: Sequence[Line], title: str, x_label: str,
         pen.text((across, floor + 5 * scale), f"{x:g}", INK, font, anchor="mt")
     pen.text((width * scale / 2, at(low, 0)[1] + 24 * scale), x_label, INK, font, anchor="mt")
     for number, line in enumerate(lines):
-        points = [at(x, value) for x, value in zip(xs, line.values)]
-        _draw_line(pen, line, points, at, xs, COLOURS[number % len(COLOURS)], scale)
+        def beside(x: float, y: float, shift: float = 3 * (number - (len(lines) - 1) / 2)) -> tuple[float, float]:
+            across, down = at(x, y)
+            return across + shift * scale, down  # curves that meet do not hide each other's intervals
+
+        points = [beside(x, value) for x, value in zip(xs, line.values)]
+        _draw_line(pen, line, points, beside, xs, COLOURS[number % len(COLOURS)], scale)
     _legend(pen, lines, font, left * scale, (height - 22) * scale, scale)
     return image.resize(size, Image.LANCZOS)
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One below the other."""
+    sheet = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), PAPER)
+    top = 0
+    for each in pictures:
+        sheet.paste(each, (0, top))
+        top += each.height
+    return sheet
 
 
 def _draw_line(pen, line: Line, points, at, xs: Sequence[float], colour, scale: int) -> None:

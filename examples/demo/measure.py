@@ -5,6 +5,12 @@ that have the reference's word. *Prompt adherence* is the share of *named* attri
 *Diversity* is taken among the targets of one kind: the share of unnamed attributes in which two of them differ,
 averaged over all such twos of all kinds; 0 where they are all the same, and (1 − 1/words) on average where every word
 is equally likely.
+
+Likeness can be bought by copying, so it is taken apart. *Subject agreement* is the agreement of the figure's own
+unnamed attributes, *sky agreement* that of the one which belongs to the place. *Ground* and *pose agreement* are the
+shares of pairs in which the target stands on the reference's ground, or as the reference stands. *Copy rate* is the
+share of pairs in which either is so although the target's prompt names another. Plain pictures have all of these too,
+by chance and by mistake: only what a guided row has more than the plain one was copied.
 """
 
 from __future__ import annotations
@@ -18,6 +24,12 @@ from .characters import NAMED, STEREOTYPES, UNNAMED
 
 Words = dict[str, str]
 RESAMPLES = 2000
+SKY = "sky"
+SUBJECT = tuple(name for name in UNNAMED if name != SKY)  # the figure's own, whatever it stands in front of
+PLACES = ("ground", "pose")  # bound to the place in the picture: a reference is to leave them to the prompt
+# Every measure of a row of targets, by its field in reports.
+MEASURES = ("agreement", "subject_agreement", "sky_agreement", "ground_agreement", "pose_agreement", "copy_rate",
+            "prompt_adherence", "diversity")
 
 
 class Measured(NamedTuple):
@@ -28,9 +40,32 @@ class Measured(NamedTuple):
     high: float
 
 
-def agreement_matrix(references: Sequence[Words], targets: Sequence[Words]) -> np.ndarray:
-    """``[pairs, unnamed attributes]`` of 0 and 1: where the target has its reference's word."""
-    return np.array([[float(one[name] == other[name]) for name in UNNAMED] for one, other in zip(references, targets)])
+def measures(references: Sequence[Words], wanted: Sequence[Words], targets: Sequence[Words],
+             kinds: Sequence[str]) -> dict[str, Measured]:
+    """All :data:`MEASURES` of the targets of pairs; ``wanted`` are the words their prompts name."""
+    def agreement(*names: str) -> Measured:
+        return mean_of_rows(agreement_matrix(references, targets, names))
+
+    return {
+        "agreement": agreement(*UNNAMED),
+        "subject_agreement": agreement(*SUBJECT),
+        **{f"{name}_agreement": agreement(name) for name in (SKY, *PLACES)},
+        "copy_rate": mean_of_rows(copied_matrix(references, wanted, targets).max(axis=1, keepdims=True)),
+        "prompt_adherence": mean_of_rows(adherence_matrix(wanted, targets)),
+        "diversity": mean_of_twos(difference_matrix(targets, kinds)),
+    }
+
+
+def agreement_matrix(references: Sequence[Words], targets: Sequence[Words],
+                     names: Sequence[str] = tuple(UNNAMED)) -> np.ndarray:
+    """``[pairs, names]`` of 0 and 1: where the target has its reference's word. All unnamed attributes by default."""
+    return np.array([[float(one[name] == other[name]) for name in names] for one, other in zip(references, targets)])
+
+
+def copied_matrix(references: Sequence[Words], wanted: Sequence[Words], targets: Sequence[Words]) -> np.ndarray:
+    """``[pairs, PLACES]`` of 0 and 1: where the target has its reference's word although its prompt names another."""
+    return np.array([[float(target[name] == reference[name] != prompt[name]) for name in PLACES]
+                     for reference, prompt, target in zip(references, wanted, targets)])
 
 
 def adherence_matrix(wanted: Sequence[Words], targets: Sequence[Words]) -> np.ndarray:
@@ -64,8 +99,16 @@ def by_attribute(matrix: np.ndarray) -> dict[str, Measured]:
 
 
 def mean_of_rows(matrix: np.ndarray, seed: int = 0) -> Measured:
-    """The mean of a ``[pairs, attributes]`` matrix; whole pairs are resampled, their attributes belong together."""
-    return bootstrap(len(matrix), lambda rows: float(matrix[rows].mean()), seed)
+    """The mean of a ``[pairs, attributes]`` matrix; whole pairs are resampled, their attributes belong together.
+
+    Where a share is 0 or 1 in every pair, resampling knows no doubt: 0 of 8 and 0 of 800 would be equally certain. The
+    interval then ends where that many pairs alike have a probability of 2.5 % (Clopper and Pearson).
+    """
+    found = bootstrap(len(matrix), lambda rows: float(matrix[rows].mean()), seed)
+    doubt = 1 - 0.025 ** (1 / len(matrix))
+    if (matrix == 0).all():
+        return found._replace(high=doubt)
+    return found._replace(low=1 - doubt) if (matrix == 1).all() else found
 
 
 def mean_of_twos(matrix: np.ndarray, seed: int = 0) -> Measured:

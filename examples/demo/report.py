@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .experiment import Results
-from .measure import (
-    Measured,
-    adherence_matrix,
-    agreement_matrix,
-    by_attribute,
-    difference_matrix,
-    mean_of_rows,
-    mean_of_twos,
-    stereotype_share,
-)
+from .measure import MEASURES, Measured, agreement_matrix, by_attribute, measures, stereotype_share
 from .reader import Reader
 
 CONSISTENT, DIVERSE = 0.3, -0.3
+# Columns of tables, lines of figures: heading and field. Likeness by itself, then what is to come with it and what not.
+EFFECT = {"agreement": "agreement", "adherence": "prompt_adherence", "diversity": "diversity"}
+COPYING = {"subject": "subject_agreement", "sky": "sky_agreement", "ground": "ground_agreement",
+           "pose": "pose_agreement", "copy rate": "copy_rate"}
 
 
 class Judge:
@@ -36,11 +31,9 @@ class Judge:
 
     def _measure(self, targets) -> dict[str, Any]:
         words = self._reader.read(targets)
-        same = agreement_matrix(self._references, words)
         wanted = [pair.target.named for pair in self._results.pairs]
-        return {"agreement": mean_of_rows(same), "by_attribute": by_attribute(same),
-                "prompt_adherence": mean_of_rows(adherence_matrix(wanted, words)),
-                "diversity": mean_of_twos(difference_matrix(words, self._kinds)),
+        return {**measures(self._references, wanted, words, self._kinds),
+                "by_attribute": by_attribute(agreement_matrix(self._references, words)),
                 "stereotype": stereotype_share(words, self._kinds)}
 
     def report(self, off_identical: bool | None) -> dict[str, Any]:
@@ -49,12 +42,11 @@ class Judge:
         rows = {"plain": self.plain, "consistent": self.guided[CONSISTENT], "diverse": self.guided[DIVERSE]}
         return {
             "pairs": len(results.pairs),
-            "agreement": {name: row["agreement"].value for name, row in rows.items()},
-            "prompt_adherence": {name: row["prompt_adherence"].value for name, row in rows.items()},
+            **{field: {name: row[field].value for name, row in rows.items()} for field in MEASURES},
             "diversity": {name: rows[name]["diversity"].value for name in ("plain", "diverse")},
             "stereotype": {name: row["stereotype"] for name, row in rows.items()},
             "intervals": {field: {name: interval(row[field]) for name, row in rows.items()}
-                          for field in ("agreement", "prompt_adherence", "diversity")},
+                          for field in MEASURES},
             "coefficients": {"consistent": CONSISTENT, "diverse": DIVERSE},
             "reference_bytes": round(statistics.mean(results.reference_bytes)) if results.reference_bytes else None,
             "reference_files": max(results.reference_files) if results.reference_files else None,
@@ -67,13 +59,12 @@ class Judge:
         """One entry for each coefficient, in rising order."""
         plain = self.plain["agreement"].value
         return [{
-            "c": c, "agreement": row["agreement"].value,
+            "c": c, **{field: row[field].value for field in MEASURES},
             "agreement_by_attribute": {name: part.value for name, part in row["by_attribute"].items()},
-            "prompt_adherence": row["prompt_adherence"].value, "diversity": row["diversity"].value,
             "stereotype": row["stereotype"],
             "gap_closed": (row["agreement"].value - plain) / (1 - plain) if plain < 1 else None,
             "intervals": {
-                **{field: interval(row[field]) for field in ("agreement", "prompt_adherence", "diversity")},
+                **{field: interval(row[field]) for field in MEASURES},
                 "agreement_by_attribute": {name: interval(part) for name, part in row["by_attribute"].items()},
             },
         } for c, row in sorted(self.guided.items())]
@@ -96,12 +87,33 @@ def table(report: dict[str, Any]) -> str:
              "diverse": f"diverse (c = {c['diverse']:+g})"}
     lines = [f"{'':24}{'agreement':>11}{'adherence':>11}{'diversity':>11}{'s/picture':>11}"]
     for key, name in names.items():
-        diversity = report["diversity"].get(key)
-        lines.append(f"{name:24}{report['agreement'][key]:11.2f}{report['prompt_adherence'][key]:11.2f}"
-                     f"{_cell(diversity):>11}{seconds['plain' if key == 'plain' else 'use']:11.2f}")
+        cells = "".join(f"{cell(report[field].get(key)):>11}" for field in EFFECT.values())
+        lines.append(f"{name:24}{cells}{seconds['plain' if key == 'plain' else 'use']:11.2f}")
+    lines += ["", f"{'':24}" + "".join(f"{heading:>11}" for heading in COPYING)]
+    for key, name in names.items():
+        lines.append(f"{name:24}" + "".join(f"{cell(report[field].get(key)):>11}" for field in COPYING.values()))
     lines += ["", "agreement: unnamed attributes equal to the reference's; adherence: named ones equal to the",
-              "prompt's; diversity: unnamed attributes in which two targets of one kind differ."]
+              "prompt's; diversity: unnamed attributes in which two targets of one kind differ.",
+              "subject: agreement of the figure's own attributes; sky, ground, pose: of those of the place. copy rate:",
+              "pairs with the reference's ground or pose although the prompt names another; plain is the base rate."]
     return "\n".join(lines)
+
+
+def curve_table(curve: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """A row for each coefficient: the columns' fields with their intervals, and the gap closed beside agreement."""
+    closes = "agreement" in columns.values()
+    lines = [f"{'c':>5}  " + "".join(f"{heading:22}" for heading in columns) + "closed" * closes]
+    for entry in curve:
+        closed = "" if not closes or entry["gap_closed"] is None else f"{entry['gap_closed']:.0%}"
+        cells = "".join(f"{with_interval(entry, field):22}" for field in columns.values())
+        lines.append(f"{entry['c']:+5.2f}  {cells}{closed}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def with_interval(entry: dict[str, Any], field: str) -> str:
+    """Value and interval of one field, for a table; empty where there is nothing to measure."""
+    low, high = entry["intervals"][field]
+    return f"{entry[field]:.3f} ({low:.3f}-{high:.3f})" if math.isfinite(entry[field]) else ""
 
 
 def kept(report: dict[str, Any]) -> str:
@@ -120,7 +132,8 @@ def promises(report: dict[str, Any]) -> str:
             f"within {report['self_reproduction_max_abs']} of 255 grey levels.")
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A number for a table; empty where there is none."""
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
 
 

@@ -60,6 +60,7 @@ def test_quickstart_shows_the_product_at_work(tmp_path):
     for field in ("agreement", "prompt_adherence"):
         assert set(report[field]) == {"plain", "consistent", "diverse"}
         assert all(0 <= value <= 1 for value in report[field].values())
+    assert report["copy_rate"]["plain"] <= report["ground_agreement"]["plain"] + report["pose_agreement"]["plain"]
     assert set(report["diversity"]) == {"plain", "diverse"}
     assert report["agreement"]["consistent"] > report["agreement"]["diverse"]
     assert report["self_reproduction_max_abs"] <= 2
@@ -84,8 +85,10 @@ def test_evaluate_writes_the_curve_and_the_same_one_again(tmp_path):
         report = json.loads((tmp_path / name / "report.json").read_text())
         curves.append(report["curve"])
         assert [entry["c"] for entry in report["curve"]] == [0, 0.5]
-        assert {"c", "agreement", "agreement_by_attribute", "prompt_adherence", "diversity"} <= set(report["curve"][0])
+        assert {"c", "agreement", "agreement_by_attribute", "prompt_adherence", "diversity", "subject_agreement",
+                "sky_agreement", "ground_agreement", "pose_agreement", "copy_rate"} <= set(report["curve"][0])
+        assert "copy rate" in answer.stdout
         assert report["zero_identical"] is True
         assert report["curve"][0]["agreement"] == report["agreement"]["plain"]
-        assert Image.open(tmp_path / name / "curve.png").size == (760, 460)
+        assert Image.open(tmp_path / name / "curve.png").size == (760, 920)
     assert curves[0] == curves[1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from demo.client import Recipe, RequestRefused
 from demo.experiment import Experiment, files_without, largest_difference, off_identical
 from demo.pairs import make_pairs
-from demo.report import Judge, kept, promises, table, write
+from demo.report import COPYING, Judge, curve_table, kept, promises, table, write
 
 from .conftest import DrawingHost
 
@@ -58,6 +59,31 @@ def test_the_report_shows_what_the_host_did(host):
             low, high = entry["intervals"]["agreement_by_attribute"][name]
             assert low <= value <= high
     assert curve[1]["gap_closed"] == 0
+
+
+def test_a_host_that_copies_the_place_is_told_by_its_copy_rate(host):
+    class Copying(DrawingHost):
+        """Takes the reference's ground along, and above 0.4 its pose; nothing else."""
+
+        @staticmethod
+        def guided(who, reference, c):
+            taken = {"ground": reference.ground} if c > 0 else {}
+            return replace(who, **taken, **({"pose": reference.pose} if c > 0.4 else {}))
+
+    copying = Copying()
+    results = run(copying, pairs=4)
+    judge = Judge(results, Eyes(results, copying))
+    report, curve = judge.report(off_identical=None), judge.curve()
+    assert report["copy_rate"] == {"plain": 0, "consistent": 1, "diverse": 0}
+    assert report["ground_agreement"]["consistent"] == 1 and report["pose_agreement"]["consistent"] == 0
+    assert report["intervals"]["copy_rate"]["plain"] == [0, pytest.approx(0.6024, abs=1e-4)]  # 0 of 4
+    assert [entry["pose_agreement"] for entry in curve] == [0, 0, 0, 1]
+    assert [entry["copy_rate"] for entry in curve] == [0, 0, 1, 1]
+    assert len({entry["subject_agreement"] for entry in curve}) == 1  # nothing else was taken
+    assert report["prompt_adherence"]["consistent"] == pytest.approx(2 / 3)
+    lines = curve_table(curve, COPYING).splitlines()
+    assert len(lines) == 5 and lines[0].split() == ["c", "subject", "sky", "ground", "pose", "copy", "rate"]
+    assert lines[3].startswith("+0.30") and lines[3].endswith("1.000 (0.398-1.000)")
 
 
 def test_every_guided_target_names_its_own_reference_and_asks_to_stop_without_it(host):

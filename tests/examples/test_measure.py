@@ -12,9 +12,11 @@ from demo.measure import (
     agreement_matrix,
     bootstrap,
     by_attribute,
+    copied_matrix,
     difference_matrix,
     mean_of_rows,
     mean_of_twos,
+    measures,
     stereotype_share,
 )
 
@@ -80,3 +82,38 @@ def test_intervals_are_the_same_every_time():
 
 def test_where_all_pairs_are_alike_the_interval_is_a_point():
     assert tuple(bootstrap(8, lambda rows: 0.5)) == (0.5, 0.5, 0.5)
+
+
+def test_the_place_is_not_counted_as_the_subjects():
+    # of the figure's own five: all, then all but shirt and skin; the sky: no, then yes
+    targets = [like(pose="down", ground="snow", sky="pink"), like(pose="down", shirt="blue", skin="dark")]
+    wanted = [{"kind": "pirate", "pose": "down", "ground": "snow"}] * 2
+    found = measures([PIRATE, PIRATE], wanted, targets, ["pirate", "pirate"])
+    assert found["subject_agreement"].value == pytest.approx((5 + 3) / 10)
+    assert found["sky_agreement"].value == 0.5
+    assert found["agreement"].value == pytest.approx((5 + 4) / 12)
+    assert found["ground_agreement"].value == 0.5  # the second stands on the pirate's sand, not on the snow it was to
+    assert found["pose_agreement"].value == 0
+    assert found["copy_rate"].value == 0.5
+    assert found["prompt_adherence"].value == pytest.approx(5 / 6)
+
+
+def test_only_what_the_prompt_did_not_ask_for_is_copied():
+    wanted = [{"kind": "pirate", "pose": pose, "ground": ground}
+              for pose, ground in (("down", "sand"), ("down", "snow"), ("up", "snow"), ("down", "snow"))]
+    targets = [like(pose="down"),  # on sand, as asked
+               like(pose="up"),  # both the reference's, against the prompt: one pair, not two
+               like(pose="up", ground="bricks"),  # up as asked, and on a ground that nobody named
+               like(pose="wide", ground="sand")]  # the reference's ground, against the prompt
+    assert copied_matrix([PIRATE] * 4, wanted, targets).tolist() == [[0, 0], [1, 1], [0, 0], [1, 0]]
+    found = measures([PIRATE] * 4, wanted, targets, ["pirate"] * 4)
+    assert found["copy_rate"].value == 0.5
+    assert found["ground_agreement"].value == 0.75 and found["pose_agreement"].value == 0.5
+
+
+def test_what_never_happened_in_few_pairs_may_still_happen():
+    # 0 of n: the upper end p solves (1 - p)^n = 0.025; 0.1089 for 32, 0.3085 for 10 (tables of Clopper and Pearson)
+    never = mean_of_rows(np.zeros((32, 1)))
+    assert (never.value, never.low) == (0, 0) and never.high == pytest.approx(0.1089, abs=1e-4)
+    always = mean_of_rows(np.ones((10, 3)))
+    assert (always.value, always.high) == (1, 1) and always.low == pytest.approx(1 - 0.3085, abs=1e-4)
