@@ -160,7 +160,7 @@ def _draw(results, curve: list[dict], options: argparse.Namespace) -> None:
     from demo.report import COPYING, EFFECT
     title = f"{len(results.pairs)} pairs of seed {options.seed}, 95 % intervals"
     figures = []
-    for columns, what in ((EFFECT, title), ({"agreement": "agreement", **COPYING}, "What is alike, and what is copied")):
+    for columns, what in ((EFFECT, title), ({"agreement": "agreement", **COPYING}, "What is alike, what is copied")):
         lines = [Line(name, [entry[key] for entry in curve], [entry["intervals"][key] for entry in curve])
                  for name, key in columns.items() if all(math.isfinite(entry[key]) for entry in curve)]
         figures.append(draw_curve(options.coefficients, lines, what, "RFG coefficient c"))
