@@ -9,6 +9,11 @@ sample of the pictures DIR/grid.png. With --url the same requests go to a web UI
 
 keeps each reference in many smaller ways instead and measures what is left of the effect: DIR/ablation.json, and as
 DIR/contributions.json the table that budgets are kept by (lib_refdrop/references/contributions.json).
+
+    python examples/evaluate.py --methods --seed 7 --pairs 32 --out DIR
+
+draws every method of examples/demo/methods.py at each of its strengths instead: agreement against adherence and against
+copy rate in DIR/methods.png, the figures and the time over plain in DIR/methods.txt and DIR/methods.json.
 """
 
 from __future__ import annotations
@@ -64,11 +69,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--sampler", default="Euler", help="(default: %(default)s)")
     parser.add_argument("--ablate", nargs="?", const="", metavar="NAME,NAME,...",
                         help="measure what smaller references lose, of all ways to keep them or of those named")
+    parser.add_argument("--methods", nargs="?", const="", metavar="NAME,NAME,...",
+                        help="compare all methods of examples/demo/methods.py, or those named")
     options = parser.parse_args(arguments)
     if options.size % 8 or options.size < 64:
         parser.error("--size is a multiple of 8, from 64 on")
     if options.ablate is not None and options.url:
         parser.error("--ablate looks into references, which a web UI at --url does not show")
+    if options.ablate is not None and options.methods is not None:
+        parser.error("--ablate and --methods are two measurements; ask for one of them")
     return options
 
 
@@ -79,6 +88,8 @@ def main(arguments: list[str]) -> int:
     try:
         prepare(ROOT, MODEL, options.out)
         with problems_are_sentences():
+            if options.methods is not None:
+                return compare(options)
             return evaluate(options) if options.ablate is None else ablate(options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
@@ -151,6 +162,34 @@ def ablate(options: argparse.Namespace) -> int:
     print("\n" + table(report))
     print(f"\n{options.pairs} pairs in {time.monotonic() - start:.0f} s; see ablation.json and contributions.json in "
           f"{options.out}.")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    start = time.monotonic()
+    from demo.client import HttpClient, LocalClient, Recipe
+    from demo.comparison import compare, figure, judge, table
+    from demo.methods import check, chosen
+    from demo.pairs import make_pairs
+    from demo.reader import Reader
+    from demo.report import write
+    from demo.setup import Ticker
+
+    methods, reader = chosen(options.methods), Reader.load(MODEL)
+    if not options.url:  # another RefDrop may have others, and says so itself
+        check(methods)
+    print("Loading the bundled model ..." if not options.url else f"Asking {options.url} ...", flush=True)
+    client = HttpClient(options.url) if options.url else LocalClient(MODEL, options.out / "references")
+    recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
+    with Ticker() as ticker:
+        made = compare(client, recipe, make_pairs(options.seed, options.pairs), methods, ticker.show)
+    report = {"seed": options.seed, "recipe": vars(recipe), **judge(made, reader, methods)}
+    write(report, options.out / "methods.json")
+    (options.out / "methods.txt").write_text(table(report) + "\n", encoding="utf-8")
+    figure(report, f"{options.pairs} pairs of seed {options.seed}").save(options.out / "methods.png")
+    print("\n" + table(report))
+    print(f"\n{options.pairs} pairs in {time.monotonic() - start:.0f} s; see methods.json, methods.txt and methods.png "
+          f"in {options.out}.")
     return 0
 
 

@@ -6,9 +6,10 @@ Everything goes through a client's ``txt2img``, with the payloads any API client
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,7 +53,7 @@ class Experiment:
             self._progress(f"pair {number + 1} of {len(pairs)} ({pair.kind}): reference and {each - 1} targets")
             saved = self._save(pair.reference, results)
             results.references.append(saved.image)
-            plain = self._timed("plain", results, self.client.txt2img(self.recipe.payload(pair.target)))
+            plain = self._timed("plain", results, self.plain(pair.target))
             results.plain.append(plain.image)
             for c in coefficients:
                 answer = self._timed("use", results, self.use(pair.target, c))
@@ -66,11 +67,23 @@ class Experiment:
 
     def use(self, order: Order, c: float, store: str = "Disk") -> Answer:
         """A picture guided by the reference, with coefficient ``c``."""
+        return self.guided(order, {"rfg": c}, store)
+
+    def guided(self, order: Order, settings: Mapping[str, Any], store: str = "Disk") -> Answer:
+        """A picture guided by the reference, with any settings of a Use."""
         answer = self.client.txt2img(self.recipe.payload(order, {
-            "enabled": True, "mode": "Use", "rfg": c, "store": store, "reference": self.name, "on_problem": "Stop"}))
-        if c != 0 and not answer.guided:
+            "enabled": True, "mode": "Use", "store": store, "reference": self.name, "on_problem": "Stop", **settings}))
+        if settings.get("rfg") != 0 and not answer.guided:
             raise RequestRefused(f"The picture for {order.prompt!r} came back without guidance by {self.name!r}.")
         return answer
+
+    def plain(self, order: Order) -> Answer:
+        """A picture of a request that does not mention RefDrop."""
+        return self.client.txt2img(self.recipe.payload(order))
+
+    def save(self, order: Order) -> Answer:
+        """Keeps the reference, in place of the one of before."""
+        return self.client.txt2img(self._saving(order))
 
     def _saving(self, order: Order, **settings: str) -> dict:
         return self.recipe.payload(order, {"enabled": True, "mode": "Save", "store": "Disk", "reference": self.name,
@@ -78,7 +91,7 @@ class Experiment:
 
     def _save(self, order: Order, results: Results) -> Answer:
         before = self._files()
-        answer = self._timed("save", results, self.client.txt2img(self._saving(order)))
+        answer = self._timed("save", results, self.save(order))
         if isinstance(self.client, LocalClient):
             path = self.client.file_of(self.name)
             if not path.is_file():

@@ -82,13 +82,15 @@ def curve(xs: Sequence[float], lines: Sequence[Line], title: str, x_label: str,
     return image.resize(size, Image.LANCZOS)
 
 
-def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """One below the other."""
-    sheet = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), PAPER)
-    top = 0
+def stacked(pictures: Sequence[Image.Image], across: bool = False) -> Image.Image:
+    """One below the other, or side by side."""
+    widths, heights = [each.width for each in pictures], [each.height for each in pictures]
+    size = (sum(widths), max(heights)) if across else (max(widths), sum(heights))
+    sheet = Image.new("RGB", size, PAPER)
+    place = 0
     for each in pictures:
-        sheet.paste(each, (0, top))
-        top += each.height
+        sheet.paste(each, (place, 0) if across else (0, place))
+        place += each.width if across else each.height
     return sheet
 
 

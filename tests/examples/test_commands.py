@@ -51,6 +51,28 @@ def test_a_web_ui_that_is_not_there_is_told_in_a_sentence(tmp_path):
 
 
 @needs_model
+def test_a_method_that_is_not_there_is_told_in_a_sentence(tmp_path):
+    answer = run("examples/evaluate.py", "--methods", "Nothing like it", "--pairs", "2", "--out", str(tmp_path))
+    assert answer.returncode == 1
+    assert "no method named 'Nothing like it'; there is: RFG" in answer.stderr and "Traceback" not in answer.stderr
+
+
+@needs_model
+@pytest.mark.slow
+def test_methods_are_drawn_in_one_figure_and_one_table(tmp_path):
+    answer = run("examples/evaluate.py", "--methods", "RFG", "--seed", "5", "--pairs", "2", "--steps", "4",
+                 "--out", str(tmp_path))
+    assert answer.returncode == 0, answer.stderr
+    report = json.loads((tmp_path / "methods.json").read_text())
+    (method,) = report["methods"]
+    assert [entry["settings"] for entry in method["curve"]] == [{"rfg": c} for c in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    assert method["curve"][-1]["agreement"] >= report["plain"]["agreement"]
+    assert method["time_over_plain"]["pairs"] == 2 and method["time_over_plain"]["median"] > 0
+    assert (tmp_path / "methods.txt").read_text().strip() in answer.stdout
+    assert Image.open(tmp_path / "methods.png").size == (1240, 560)
+
+
+@needs_model
 @pytest.mark.slow
 def test_quickstart_shows_the_product_at_work(tmp_path):
     answer = run("examples/quickstart.py", "--quick", "--seed", "11", "--out", str(tmp_path))
