@@ -71,6 +71,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="measure what smaller references lose, of all ways to keep them or of those named")
     parser.add_argument("--methods", nargs="?", const="", metavar="NAME,NAME,...",
                         help="compare all methods of examples/demo/methods.py, or those named")
+    parser.add_argument("--open", action="store_true",
+                        help="targets' prompts name the kind alone, so that what leaks of pose and ground shows")
     options = parser.parse_args(arguments)
     if options.size % 8 or options.size < 64:
         parser.error("--size is a multiple of 8, from 64 on")
@@ -78,6 +80,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--ablate looks into references, which a web UI at --url does not show")
     if options.ablate is not None and options.methods is not None:
         parser.error("--ablate and --methods are two measurements; ask for one of them")
+    if options.ablate is not None and options.open:
+        parser.error("--open is of the evaluation and of --methods, not of --ablate")
     return options
 
 
@@ -108,7 +112,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from demo.report import CONSISTENT, COPYING, DIVERSE, EFFECT, Judge, curve_table, kept, promises, table, write
     from demo.setup import Ticker
 
-    pairs, references = make_pairs(options.seed, options.pairs), options.out / "references"
+    pairs = make_pairs(options.seed, options.pairs, open_prompts=options.open)
+    references = options.out / "references"
     recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
     reader, orders, off = Reader.load(MODEL), [pair.target for pair in pairs[:2]], None
     print("Loading the bundled model ..." if not options.url else f"Asking {options.url} ...", flush=True)
@@ -122,7 +127,7 @@ def evaluate(options: argparse.Namespace) -> int:
         off = off_identical(client, orders, recipe, without)
     judge = Judge(results, reader)
     curve = [entry for entry in judge.curve() if entry["c"] in options.coefficients]
-    report = {**judge.report(off), "seed": options.seed, "recipe": vars(recipe),
+    report = {**judge.report(off), "seed": options.seed, "open": options.open, "recipe": vars(recipe),
               "zero_identical": results.zero_identical, "curve": curve,
               "total_seconds": round(time.monotonic() - start, 1)}
     write(report, options.out / "report.json")
@@ -181,9 +186,10 @@ def compare(options: argparse.Namespace) -> int:
     print("Loading the bundled model ..." if not options.url else f"Asking {options.url} ...", flush=True)
     client = HttpClient(options.url) if options.url else LocalClient(MODEL, options.out / "references")
     recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
+    pairs = make_pairs(options.seed, options.pairs, open_prompts=options.open)
     with Ticker() as ticker:
-        made = compare(client, recipe, make_pairs(options.seed, options.pairs), methods, ticker.show)
-    report = {"seed": options.seed, "recipe": vars(recipe), **judge(made, reader, methods)}
+        made = compare(client, recipe, pairs, methods, ticker.show)
+    report = {"seed": options.seed, "open": options.open, "recipe": vars(recipe), **judge(made, reader, methods)}
     write(report, options.out / "methods.json")
     (options.out / "methods.txt").write_text(table(report) + "\n", encoding="utf-8")
     figure(report, f"{options.pairs} pairs of seed {options.seed}").save(options.out / "methods.png")

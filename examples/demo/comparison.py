@@ -7,6 +7,7 @@ series have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from .report import interval, with_interval
 TIMED = 12  # pairs
 COLUMNS = {"agreement": "agreement", "subject": "subject_agreement", "adherence": "prompt_adherence",
            "copy rate": "copy_rate"}
+PLACE = {"sky": "sky_agreement", "ground": "ground_agreement", "pose": "pose_agreement"}
 
 
 @dataclass
@@ -100,20 +102,25 @@ def _time(ratios: Sequence[float]) -> dict[str, Any] | None:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """A row for each method at each strength, in ASCII for every terminal."""
-    wide = 2 + max(len(f"{method['name']}, {entry['strength']}")
-                   for method in report["methods"] for entry in method["curve"])
-    lines = [" " * wide + "".join(f"{heading:22}" for heading in COLUMNS) + "time over plain",
-             f"{'plain':{wide}}" + "".join(f"{with_interval(report['plain'], field):22}" for field in COLUMNS.values())]
+    """A row for each method at each strength, twice: what is wanted, and what belongs to the place. In ASCII."""
+    rows = [("plain", report["plain"], None)]
     for method in report["methods"]:
         for number, entry in enumerate(method["curve"]):
             name = ", ".join(filter(None, (method["name"], entry["strength"])))
-            cells = "".join(f"{with_interval(entry, field):22}" for field in COLUMNS.values())
-            lines.append(f"{name:{wide}}{cells}{'' if number else _shown(method['time_over_plain'])}")
-    lines += ["", "agreement: unnamed attributes equal to the reference's, subject: the figure's own of them;",
-              "adherence: named ones equal to the prompt's; copy rate: pairs with the reference's ground or pose",
-              "although the prompt names another, for which plain is the base rate; time: median ratio.",
-              "95 % intervals."]
+            rows.append((name, entry, None if number else method["time_over_plain"]))
+    wide = 2 + max(len(name) for name, _, _ in rows)
+
+    def block(columns: Mapping[str, str], timed: bool) -> list[str]:
+        lines = [" " * wide + "".join(f"{heading:22}" for heading in columns) + "time over plain" * timed]
+        lines += [f"{name:{wide}}" + "".join(f"{with_interval(entry, field):22}" for field in columns.values())
+                  + _shown(time if timed else None) for name, entry, time in rows]
+        return [*lines, ""]
+
+    lines = [*block(COLUMNS, True), *block(PLACE, False),
+             "agreement: unnamed attributes equal to the reference's, subject: the figure's own of them; adherence:",
+             "named ones equal to the prompt's; copy rate: pairs with the reference's ground or pose although the",
+             "prompt names another; sky, ground, pose: equal to the reference's. Plain is the base rate of all. time:",
+             "median ratio. 95 % intervals."]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -133,6 +140,9 @@ def figure(report: Mapping[str, Any], title: str) -> Image.Image:
                       [(entry["intervals"][x], entry["intervals"]["agreement"]) for entry in curve],
                       [entry["strength"] for entry in curve]) for name, curve in rows]
 
+    copying, what = ("copy_rate", "copy rate (less is better)")
+    if not math.isfinite(report["plain"][copying]):  # prompts leave the place open
+        copying, what = ("ground_agreement", "ground agreement (near plain is better)")
     panels = [plane(tracks("prompt_adherence"), title, "prompt adherence (more is better)", "agreement"),
-              plane(tracks("copy_rate"), "95 % intervals", "copy rate (less is better)", "agreement")]
+              plane(tracks(copying), "95 % intervals", what, "agreement")]
     return stacked(panels, across=True)

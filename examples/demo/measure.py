@@ -10,7 +10,8 @@ Likeness can be bought by copying, so it is taken apart. *Subject agreement* is 
 unnamed attributes, *sky agreement* that of the one which belongs to the place. *Ground* and *pose agreement* are the
 shares of pairs in which the target stands on the reference's ground, or as the reference stands. *Copy rate* is the
 share of pairs in which either is so although the target's prompt names another. Plain pictures have all of these too,
-by chance and by mistake: only what a guided row has more than the plain one was copied.
+by chance and by mistake: only what a guided row has more than the plain one was copied. Where prompts leave pose and
+ground open, nothing is copied against them, and ground and pose agreement say what leaked.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .characters import NAMED, STEREOTYPES, UNNAMED
+from .characters import STEREOTYPES, UNNAMED
 
 Words = dict[str, str]
 RESAMPLES = 2000
@@ -50,7 +51,8 @@ def measures(references: Sequence[Words], wanted: Sequence[Words], targets: Sequ
         "agreement": agreement(*UNNAMED),
         "subject_agreement": agreement(*SUBJECT),
         **{f"{name}_agreement": agreement(name) for name in (SKY, *PLACES)},
-        "copy_rate": mean_of_rows(copied_matrix(references, wanted, targets).max(axis=1, keepdims=True)),
+        "copy_rate": mean_of_rows(copied_matrix(references, wanted, targets).max(axis=1, keepdims=True))
+        if all(name in words for words in wanted for name in PLACES) else Measured(*(float("nan"),) * 3),
         "prompt_adherence": mean_of_rows(adherence_matrix(wanted, targets)),
         "diversity": mean_of_twos(difference_matrix(targets, kinds)),
     }
@@ -69,8 +71,8 @@ def copied_matrix(references: Sequence[Words], wanted: Sequence[Words], targets:
 
 
 def adherence_matrix(wanted: Sequence[Words], targets: Sequence[Words]) -> np.ndarray:
-    """``[pairs, named attributes]`` of 0 and 1: where the target has the prompt's word."""
-    return np.array([[float(one[name] == other[name]) for name in NAMED] for one, other in zip(wanted, targets)])
+    """``[pairs, named attributes]`` of 0 and 1: where the target has the prompt's word. All prompts name the same."""
+    return np.array([[float(other[name] == word) for name, word in one.items()] for one, other in zip(wanted, targets)])
 
 
 def difference_matrix(targets: Sequence[Words], kinds: Sequence[str]) -> np.ndarray:

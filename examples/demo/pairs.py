@@ -10,11 +10,11 @@ from .characters import NAMED, prompt
 
 @dataclass(frozen=True)
 class Order:
-    """One picture to make: what its prompt names, and the seed that decides the rest."""
+    """One picture to make: what its prompt names, and the seed that decides the rest; None is left to it as well."""
 
     kind: str
-    pose: str
-    ground: str
+    pose: str | None
+    ground: str | None
     seed: int
 
     @property
@@ -24,7 +24,7 @@ class Order:
     @property
     def named(self) -> dict[str, str]:
         """The attributes that the prompt names."""
-        return {name: getattr(self, name) for name in NAMED}
+        return {name: getattr(self, name) for name in NAMED if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class Pair:
         return self.target.kind
 
 
-def make_pairs(seed: int, count: int, kinds: int = len(NAMED["kind"])) -> list[Pair]:
+def make_pairs(seed: int, count: int, kinds: int = len(NAMED["kind"]), open_prompts: bool = False) -> list[Pair]:
     """``count`` pairs of so many ``kinds``, following from ``seed`` alone; a smaller ``count`` gives the first of them.
 
-    Kinds come in shuffled rounds, so each is drawn equally often, to one. No image seed is used twice.
+    Kinds come in shuffled rounds, so each is drawn equally often, to one. No image seed is used twice. With
+    ``open_prompts`` the targets' prompts name the kind alone, of the same pairs and seeds: whatever of pose and ground
+    then is the reference's leaked in, where a prompt that names another would have kept it out.
     """
     rng = random.Random(f"refdrop pairs {seed}")
     chosen = rng.sample(NAMED["kind"], kinds)
@@ -52,7 +54,8 @@ def make_pairs(seed: int, count: int, kinds: int = len(NAMED["kind"])) -> list[P
         kind = turn.pop()
         poses, grounds = rng.sample(NAMED["pose"], 2), rng.sample(NAMED["ground"], 2)
         first, second = _fresh(rng, used), _fresh(rng, used)
-        pairs.append(Pair(Order(kind, poses[0], grounds[0], first), Order(kind, poses[1], grounds[1], second)))
+        target = Order(kind, None, None, second) if open_prompts else Order(kind, poses[1], grounds[1], second)
+        pairs.append(Pair(Order(kind, poses[0], grounds[0], first), target))
     return pairs
 
 

@@ -50,6 +50,13 @@ def test_a_web_ui_that_is_not_there_is_told_in_a_sentence(tmp_path):
     assert "does not answer" in answer.stderr and "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize("words", (("--ablate", "--methods"), ("--ablate", "--open"), ("--ablate", "--url", "http://a")))
+def test_measurements_that_do_not_go_together_are_told(words, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.parse(list(words))
+    assert "--ablate" in capsys.readouterr().err.splitlines()[-1]
+
+
 @needs_model
 def test_a_method_that_is_not_there_is_told_in_a_sentence(tmp_path):
     answer = run("examples/evaluate.py", "--methods", "Nothing like it", "--pairs", "2", "--out", str(tmp_path))

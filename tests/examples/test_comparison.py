@@ -109,9 +109,26 @@ def test_the_comparison_is_plain_json_and_a_table(tmp_path):
     assert again["methods"][1]["time_over_plain"] is None
     lines = table(report).splitlines()
     assert lines[1].startswith("plain") and lines[3].startswith("like, rfg 1.0") and lines[4].startswith("copy ")
-    assert "1.000 (0.158-1.000)" in lines[4]  # copied in 2 of 2 pairs
+    assert lines[4].endswith("1.000 (0.158-1.000)")  # copied in 2 of 2 pairs
+    assert lines[6].split() == ["sky", "ground", "pose"]
+    assert lines[10].split()[1:] == ["1.000", "(0.158-1.000)", "1.000", "(0.158-1.000)", "0.000", "(0.000-0.842)"]
     assert table(report).isascii()
     assert figure(report, "two pairs").size == (1240, 560)
+
+
+def test_where_the_place_is_open_the_figure_shows_what_leaks_instead_of_copies(monkeypatch):
+    host, made, methods = drawn(pairs=2, timed=0)
+    report = judge(made, Eyes(host), methods)
+    asked = []
+    monkeypatch.setattr("demo.comparison.plane", lambda tracks, title, x, y: asked.append((x, tracks)) or flat)
+    flat = plane([Track("plain", [(0, 0)], [((0, 0), (0, 0))], [""])], "", "x", "y")
+    figure(report, "")
+    for entry in (report["plain"], *(each for method in report["methods"] for each in method["curve"])):
+        entry["copy_rate"] = float("nan")
+    figure(report, "")
+    assert [x.split(" (")[0] for x, _ in asked] == ["prompt adherence", "copy rate", "prompt adherence",
+                                                  "ground agreement"]
+    assert asked[3][1][-1].points == [(1.0, 1.0)]  # the second method: every ground, every unnamed attribute
 
 
 def test_a_point_stands_where_its_values_are():

@@ -117,3 +117,11 @@ def test_what_never_happened_in_few_pairs_may_still_happen():
     assert (never.value, never.low) == (0, 0) and never.high == pytest.approx(0.1089, abs=1e-4)
     always = mean_of_rows(np.ones((10, 3)))
     assert (always.value, always.high) == (1, 1) and always.low == pytest.approx(1 - 0.3085, abs=1e-4)
+
+
+def test_open_prompts_have_leaks_but_no_copies():
+    targets = [like(pose="down", kind="king"), like(ground="snow")]
+    found = measures([PIRATE, PIRATE], [{"kind": "pirate"}] * 2, targets, ["pirate"] * 2)
+    assert found["prompt_adherence"].value == 0.5  # the kind alone is asked
+    assert found["ground_agreement"].value == 0.5 and found["pose_agreement"].value == 0.5
+    assert all(math.isnan(part) for part in found["copy_rate"])

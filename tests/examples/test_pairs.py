@@ -45,3 +45,12 @@ def test_kinds_are_drawn_equally_often(kinds):
 
 def test_the_prompt_names_kind_pose_and_ground():
     assert Order("nurse", "waving", "sand", 4).prompt == "a nurse waving on sand"
+
+
+def test_open_prompts_leave_pose_and_ground_to_the_seed_and_nothing_else_changes():
+    usual, left_open = make_pairs(3, 8), make_pairs(3, 8, open_prompts=True)
+    assert [pair.reference for pair in left_open] == [pair.reference for pair in usual]
+    assert [(pair.target.kind, pair.target.seed) for pair in left_open] == [
+        (pair.target.kind, pair.target.seed) for pair in usual]
+    assert left_open[0].target.prompt == f"a {left_open[0].kind}"
+    assert left_open[0].target.named == {"kind": left_open[0].kind}
