@@ -21,6 +21,19 @@ class Interrupted(RefDropError):
     """The user ended the generation while we were at work: no problem of anybody's."""
 
 
+# What PyTorch's allocators write (CUDA, HIP, XPU, MPS; the CPU's, on Linux and on Windows), and DirectML's: only some
+# of them have an error of their own for it.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
+              "not enough gpu video memory", "alloc_failed")
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+
+
 def said(count: int) -> str:
     """In the unit that suits, to three digits; as disks are sold: a megabyte is 10⁶ bytes."""
     unit, name = (1e9, "GB") if count >= 999.5e6 else (1e6, "MB") if count >= 999.5e3 else (1e3, "kB")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..words import first_line
+from ..words import first_line, no_memory, shortened
 from .errors import ApiError, shown
 from .models import quiet
 
@@ -44,7 +44,9 @@ class Networks:
         self._active: dict[str, tuple[float, float]] = {}
 
     def files(self) -> list[Path]:
-        return sorted(self.folder.glob("*.safetensors")) if self.folder else []
+        """What a prompt can ask for: no file whose name is no text in any encoding."""
+        found = sorted(self.folder.glob("*.safetensors")) if self.folder else []
+        return [path for path in found if not any("\ud800" <= letter <= "\udfff" for letter in path.name)]
 
     def check(self, prompt: str) -> None:
         """Raises :class:`ApiError` 422 for a tag that cannot be followed, before anything is computed."""
@@ -107,6 +109,8 @@ class Networks:
             pipeline.load_lora_weights(str(self.folder), weight_name=f"{name}.safetensors", adapter_name=adapter,
                                        local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+            if no_memory(error):
+                raise
             raise ApiError(
                 422, f"The LoRA {name!r} does not fit this model or is damaged ({first_line(error)})."
             ) from error
@@ -138,8 +142,8 @@ class Networks:
         names = [path.stem for path in self.files()]
         if name in names:
             return name
-        listed = ", ".join(names[:_NEAREST]) + (f" and {len(names) - _NEAREST} more" if len(names) > _NEAREST else "")
-        raise ApiError(422, f"There is no LoRA {shown(name)} in {self.folder}; there is: {listed or 'none'}.")
+        listed = ", ".join(map(shortened, names[:_NEAREST])) + (f" and {len(names) - _NEAREST} more" if len(names) > _NEAREST else "")
+        raise ApiError(422, f"There is no LoRA {shown(name)} in {shortened(str(self.folder))}; there is: {listed or 'none'}.")
 
 
 def _strengths(items: list[str]) -> tuple[float, float]:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 
 from .. import __version__
 from ..webui.script import script_class
 from ..webui.shelf import Shelf
-from ..words import RefDropError, SettingsError, StoreProblem
+from ..words import RefDropError, SettingsError, StoreProblem, no_memory
 from . import models
 from . import payload as fields
 from .errors import ApiError, shown
@@ -36,8 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = ROOT / "examples" / "demo-model"
 PROGRAM = f"RefDrop playground {__version__}"
 TABS = ("txt2img", "img2img")
-
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "DefaultCPUAllocator")
 
 
 class Playground:
@@ -131,8 +128,8 @@ class Playground:
                 raise ApiError(_status(error), str(error)) from error
             except BadPicture as error:
                 raise ApiError(500, str(error)) from error
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
+            except (MemoryError, RuntimeError) as error:
+                if not no_memory(error):
                     raise
                 raise ApiError(507, "There is not enough memory for this; choose a smaller size or batch.") from error
             finally:

@@ -30,11 +30,11 @@ class Plan:
     trajectory: bool = True
     explanation: str = ""
 
-    def chosen_of(self, sigmas: Iterable[float]) -> set[float]:
-        """Which of a schedule's noise levels have features."""
+    def chosen_of(self, sigmas: Iterable[float], among: Iterable[float] | None = None) -> set[float]:
+        """Which of a schedule's noise levels have features; with ``among`` no others can."""
         sigmas = list(sigmas)
         least = threshold(sigmas, self.percent)
-        return set(spread([sigma for sigma in sigmas if sigma >= least], self.levels))
+        return set(spread([sigma for sigma in sigmas if sigma >= least], self.levels, among))
 
     def only(self, sections: tuple[str, ...], percent: float) -> Plan:
         """The part of it that a user chose: sections, and a part of the schedule."""

@@ -30,18 +30,21 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
     """A copy of ``reference`` with no more than ``plan`` keeps, in memory.
 
     What is kept more coarsely than planned stays as it is: precision, merged tokens, and noise levels, of which the
-    plan's number is taken. A trajectory is taken along where there is one and the plan wants it.
+    plan's number is taken. So does the part of the schedule that the reference speaks for, where the plan's is larger.
+    A trajectory is taken along where there is one and the plan wants it.
     ``project(site, hidden)`` gives K and V ``[S, W]`` of a hidden state ``[S, C]`` where the plan wants those; it needs
     the model.
 
     Raises :class:`ReferenceProblem` where nothing would be left, the picture's size is not known, or only the model
     could make what is wanted.
     """
+    percent = min([plan.percent, *(record.percent for record in reference.passes.values())])
+    plan = replace(plan, percent=percent)
     features: dict[str, Tensor] = {}
     made: dict[str, dict[Site, Representation]] = {}
     for pass_name, record in reference.passes.items():
         kept, made[pass_name] = kept_as(reference.manifest, pass_name), {}
-        levels = plan.chosen_of(record.levels)
+        levels = plan.chosen_of([call.sigma for call in record.calls], among=record.levels)
         for kind, had in record.kept.items():
             for call in sorted(had) if kind.branch in plan.branches else ():
                 for site in plan.sites if _is_kept(record.calls[call], levels, plan) else ():

@@ -6,16 +6,16 @@ kept, to rounding; on another model of the lineage it gives that model's own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ..model.layer import ModelCall, SiteInput
 from ..model.rows import Kind
 from ..model.sites import Lineage, Site
-from ..words import Interrupted, ReferenceProblem, first_line
+from ..words import Interrupted, ReferenceProblem, first_line, no_memory
 from .plan import Plan, preset
 from .reference import Reference
 
@@ -61,10 +61,14 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
     if call.host is None or call.replay is None:
         raise ReferenceProblem(f"Reference {reference.name!r} keeps only its trajectory, which cannot be replayed "
                                "here; save it again with features.")
-    plan, calls = replays.plan(lineage, reference, pass_name), reference.passes[pass_name].calls
+    record = reference.passes[pass_name]
+    # What was asked of the schedule stays so: the levels seen are that part, and beyond it the reference is silent.
+    plan, calls = replace(replays.plan(lineage, reference, pass_name), percent=record.percent), record.calls
     recording = Recording(lineage, {}, plan)
     recording.begin_pass(pass_name)
-    levels = plan.chosen_of([calls[index].sigma for indices in reference.seen(pass_name).values() for index in indices])
+    levels = plan.chosen_of(
+        [each.sigma for each in calls],
+        among=[calls[index].sigma for indices in reference.seen(pass_name).values() for index in indices])
     wanted = sorted((index, kind) for kind, indices in reference.seen(pass_name).items() if kind.branch in plan.branches
                     for index in indices if calls[index].sigma in levels)
     places = [recording.place(each.sigma, each.visit, (0, 0)) for each in calls]
@@ -75,13 +79,15 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
         recording.place(calls[index].sigma, calls[index].visit, tuple(inputs["x"].shape[-2:]))
         try:
             call.replay(inputs, partial(_keep, recording, places[index], kind))
-        except (torch.cuda.OutOfMemoryError, MemoryError, Interrupted):
+        except Interrupted:
             raise
         except ReferenceProblem as problem:  # of what was to be kept
             raise ReferenceProblem(f"The trajectory of reference {reference.name!r} gives numbers here that are "
                                    "not finite; save it again, or run the model in full precision "
                                    "(--no-half).") from problem
         except Exception as error:  # shapes or timesteps that the model, or another extension's patches, cannot take
+            if no_memory(error):
+                raise
             raise ReferenceProblem(f"The trajectory of reference {reference.name!r} could not be replayed here "
                                    f"({first_line(error)}); save it again with features.") from error
     replays.progress(len(wanted), len(wanted))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..references.contents import passes_of, version_of
 from ..references.reference import FORMAT_VERSION, GIVEN, Reference, is_trajectory
-from ..words import ReferenceProblem, first_line, shortened
+from ..words import ReferenceProblem, first_line, no_memory, shortened
 from . import safetensors
 from .safetensors import CHECK, DTYPES, MANIFEST, SUMS, Entry, Header
 
@@ -97,6 +97,8 @@ class FileTensors(Mapping[str, Tensor]):
             if entry.crc is not None and zlib.crc32(whole) != entry.crc:
                 raise ValueError(f"the numbers of {key} are not those that were saved")
         except (OSError, ValueError, RuntimeError) as error:
+            if no_memory(error):
+                raise
             raise _damaged(self._name, first_line(error)) from error
         return tensor.view(entry.dtype).view(entry.shape)
 

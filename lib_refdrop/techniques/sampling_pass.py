@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from ..model.layer import HostCall, Listener, ModelCall, SiteInput
 from ..model.rows import Kind, Row
 from ..model.schedule import rounded
 from ..model.sites import Site
-from ..words import Interrupted, RefDropError, StoreProblem, first_line
+from ..words import Interrupted, RefDropError, StoreProblem, first_line, no_memory
 from .technique import Outcome, Technique
 
 logger = logging.getLogger("RefDrop")
@@ -138,7 +137,7 @@ def told(error: Exception) -> RefDropError:
     """What the user is told of an error; one of nobody's making is in the log with all its lines."""
     if isinstance(error, RefDropError):
         return error
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+    if no_memory(error):
         return StoreProblem("There is not enough memory to guide this generation; choose a smaller size or batch, or "
                             f"keep less of the reference ({first_line(error)}).")
     logger.error("A fault inside RefDrop", exc_info=error)

@@ -57,13 +57,15 @@ class HostReplays(Replays):
         self._memory.keep((*key, *self._model), features, self)
 
     def plan(self, lineage: Lineage, reference: Reference, pass_name: str) -> Plan:
-        """Everything, where memory allows that; otherwise the best that fits into half of what is allowed."""
-        plan, limit = preset("Exact", lineage), self._memory.budget.limit
-        picture = Picture(*reference.latent_size(pass_name), len(reference.passes[pass_name].calls),
+        """Everything that was asked for, where memory allows that; otherwise the best that fits into half of what is
+        allowed."""
+        record, limit = reference.passes[pass_name], self._memory.budget.limit
+        plan = replace(preset("Exact", lineage), percent=record.percent)
+        picture = Picture(*reference.latent_size(pass_name), len(record.calls),
                           element_size=self._element_size)
         if limit is None or estimate(plan, lineage, picture) <= limit / 2:
             return plan
-        plan = replace(within(limit // 2, lineage, picture), trajectory=False)
+        plan = replace(within(limit // 2, lineage, picture, percent=record.percent), trajectory=False)
         if not plan.sites:
             raise ReferenceProblem(f"There is not enough memory to replay reference {reference.name!r}; raise "
                                    "--refdrop-memory, or save it with features.")

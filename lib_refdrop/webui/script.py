@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from ..settings import SCRIPT_NAME
-from ..words import RefDropError, first_line
+from ..words import RefDropError, first_line, no_memory
+from ..techniques.sampling_pass import told
 from .forecast import INPUTS
 from .host import Host, WebUI
 from .messages import complain, set_up_log, stop, stopped_cell
@@ -102,9 +103,12 @@ def script_class(host: Host, shelf: Shelf) -> type:
             try:
                 event()
             except Exception as error:
-                logger.exception("A fault inside RefDrop")
-                problem = RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so the "
-                                       "generation was stopped; please report it with the lines in the log.")
+                if no_memory(error):
+                    problem = told(error)
+                else:
+                    logger.exception("A fault inside RefDrop")
+                    problem = RefDropError(f"RefDrop failed ({type(error).__name__}: {first_line(error)}), so the "
+                                           "generation was stopped; please report it with the lines in the log.")
                 stop(p, problem, host)
                 complain(p, problem, shelf)
 

@@ -9,8 +9,10 @@ import torch
 
 from lib_refdrop.hosts.diffusers import attached
 from lib_refdrop.model.rows import Kind, Row
-from lib_refdrop.references.plan import preset
+from lib_refdrop.references.plan import Recipe, preset
+from lib_refdrop.references.recode import recode
 from lib_refdrop.references.reference import PassRecord, RecordedCall
+from lib_refdrop.references.replay import Replays
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.techniques.sampling_pass import SamplingPass
@@ -51,8 +53,8 @@ class Host:
         sampling_pass.finish()
         return recording.reference("hero"), picture
 
-    def use(self, reference, c, steps, **more):
-        sampling_pass = SamplingPass([Guidance([(reference, c)], self.lineage)])
+    def use(self, reference, c, steps, replays=None, **more):
+        sampling_pass = SamplingPass([Guidance([(reference, c)], self.lineage, replays=replays)])
         picture = self.draw(sampling_pass, steps, **more)
         return picture, sampling_pass.finish()[0]
 
@@ -123,10 +125,34 @@ def test_guided_on_some_rows_is_not_called_guided_on_all(host) -> None:
 
 
 @pytest.mark.parametrize("percent, calls", [(20, 1), (40, 2), (60, 3), (100, 5)])
-@pytest.mark.parametrize("keep", ["Exact", "Balanced", "Small"])
+@pytest.mark.parametrize("keep", ["Exact", "Balanced", "Small", "Tiny"])
 def test_save_percentage_guides_exactly_the_part_asked_for(host, percent, calls, keep) -> None:
     reference, _ = host.record(SIMPLE, replace(preset(keep, host.lineage), percent=percent))
     assert host.use(reference, 0.3, SIMPLE)[1].acted == calls
+
+
+class Sparing(Replays):
+    """Replays for which there is room for features of two levels."""
+
+    def plan(self, lineage, reference, pass_name):
+        return Recipe(levels=2, trajectory=False).plan("two", lineage)
+
+
+@pytest.mark.parametrize("replays", [Replays, Sparing])
+def test_a_replay_guides_exactly_the_part_asked_for_too(host, replays) -> None:
+    reference, _ = host.record(SIMPLE, replace(preset("Tiny", host.lineage), percent=60))
+    assert host.use(reference, 0.3, SIMPLE, replays=replays())[1].acted == 3
+
+
+@pytest.mark.parametrize("saved, wanted, calls", [(40, 100, 2), (60, 20, 1), (60, 60, 3), (20, 80, 1)])
+@pytest.mark.parametrize("keep", ["Exact", "Balanced", "Tiny"])
+def test_what_is_made_smaller_keeps_the_part_asked_for(host, keep, saved, wanted, calls) -> None:
+    """A part of the schedule, not of the levels that are left of it; and no plan brings back what was left out."""
+    everything = replace(preset("Exact", host.lineage), trajectory=True, percent=saved)
+    reference, _ = host.record(SIMPLE, everything)
+    again = recode(reference, replace(preset(keep, host.lineage), percent=wanted))
+    assert host.use(again, 0.3, SIMPLE)[1].acted == calls
+    assert again.manifest["kept"]["save_percent"] == min(saved, wanted)
 
 
 def test_a_schedule_that_nobody_knew_is_thinned_out_as_it_comes(host) -> None:

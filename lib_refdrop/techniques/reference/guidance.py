@@ -14,7 +14,7 @@ from ...references.codec import decode
 from ...references.on_device import Ahead, KeyValues, Projected
 from ...references.reference import Key, Reference, Served, has_branch
 from ...references.replay import Replays, replay
-from ...words import ReferenceProblem, first_line
+from ...words import ReferenceProblem, first_line, no_memory
 from ..technique import Outcome, Technique
 from .rfg import blend
 from .strength import Strength
@@ -164,9 +164,9 @@ class _Guide:
         does not tell what a file says of its tensors."""
         try:
             k, v = layer.project(decoded["h"]) if "h" in decoded else (decoded["k"], decoded["v"])
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if no_memory(error):
+                raise
             raise self._unfit(site, first_line(error)) from error
         if k.shape[-1] != self._widths[site].width:
             raise self._unfit(site, f"{k.shape[-1]} wide instead of {self._widths[site].width}")
