@@ -142,8 +142,10 @@ class Networks:
         names = [path.stem for path in self.files()]
         if name in names:
             return name
-        listed = ", ".join(map(shortened, names[:_NEAREST])) + (f" and {len(names) - _NEAREST} more" if len(names) > _NEAREST else "")
-        raise ApiError(422, f"There is no LoRA {shown(name)} in {shortened(str(self.folder))}; there is: {listed or 'none'}.")
+        more = f" and {len(names) - _NEAREST} more" if len(names) > _NEAREST else ""
+        listed = ", ".join(map(shortened, names[:_NEAREST])) + more
+        raise ApiError(422, f"There is no LoRA {shown(name)} in {shortened(str(self.folder))}; there is: "
+                            f"{listed or 'none'}.")
 
 
 def _strengths(items: list[str]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from ..references.sizes import Picture, estimate
 from ..stores import MemoryBudget
 from ..words import Interrupted, ReferenceProblem
 from .host import Host
-from .provenance import networks
+from .provenance import inside_model
 
 
 class ReplayMemory:
@@ -47,7 +47,7 @@ class HostReplays(Replays):
     def __init__(self, p: Any, host: Host, memory: ReplayMemory, element_size: int) -> None:
         super().__init__()
         self._host = host
-        self._memory, self._model, self._element_size = memory, _model_key(p), element_size
+        self._memory, self._model, self._element_size = memory, _model_key(p, host), element_size
         self._bar: tqdm | None = None
 
     def find(self, key: tuple) -> Reference | None:
@@ -86,9 +86,9 @@ class HostReplays(Replays):
             raise Interrupted("The generation was interrupted while its reference was replayed.")
 
 
-def _model_key(p: Any) -> tuple:
-    """What the features of a trajectory depend on besides itself: the model that is loaded, and all networks (LoRA and
-    kin) that act in the pass, those of the hires prompt in that pass."""
-    chosen = [networks(getattr(p, name, None)) for name in ("extra_network_data", "hr_extra_network_data")]
-    return (id(getattr(p, "sd_model", None)), str(getattr(p, "sd_model_hash", None)), repr(chosen),
+def _model_key(p: Any, host: Host) -> tuple:
+    """What the features of a trajectory depend on besides itself: the model that is loaded, and all that acts in it
+    (LoRA and other networks, token merging), in the pass and, for hosts may load networks early, in the hires pass."""
+    acting = [inside_model(p, host), inside_model(p, host, hires=True)]
+    return (id(getattr(p, "sd_model", None)), str(getattr(p, "sd_model_hash", None)), repr(acting),
             bool(getattr(p, "is_hr_pass", False)))

@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 from ..settings import SCRIPT_NAME
-from ..words import RefDropError, first_line, no_memory
 from ..techniques.sampling_pass import told
+from ..words import RefDropError, first_line, no_memory
 from .forecast import INPUTS
 from .host import Host, WebUI
 from .messages import complain, set_up_log, stop, stopped_cell

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from lib_refdrop.playground import ApiError
 from lib_refdrop.playground.networks import Networks, parse_prompt
 
 
@@ -105,3 +108,16 @@ def test_what_cannot_be_loaded_is_a_sentence_and_leaves_nothing(studio, loras, t
 
 def test_without_a_folder_it_says_how_to_give_one(studio):
     assert "--lora-dir" in str(studio.refusal(None, prompt="a pirate <lora:hero>"))
+
+
+def test_a_file_whose_name_is_no_text_is_not_listed(tmp_path):
+    """In a sentence it could not be sent."""
+    try:
+        (tmp_path / os.fsdecode(b"bad\xff.safetensors")).touch()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (tmp_path / "hat\n1.safetensors").touch()
+    networks = Networks(tmp_path)
+    with pytest.raises(ApiError) as caught:
+        networks.check("a king <lora:bad\udcff>")
+    assert str(caught.value).isprintable() and str(caught.value).endswith("there is: hat 1.")

@@ -11,7 +11,7 @@ from lib_refdrop.references.replay import Replays
 from lib_refdrop.stores import DiskStore
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.sampling_pass import SamplingPass
-from lib_refdrop.words import Interrupted, ReferenceProblem
+from lib_refdrop.words import Interrupted, ReferenceProblem, StoreProblem
 
 from ..fuzz.files import SmallModel
 from ..fuzz.forging import Raw
@@ -131,12 +131,49 @@ def test_an_error_of_any_kind_in_a_replay_is_one_of_the_reference(model, tmp_pat
         assert "\n" not in str(told[0])
 
 
-def test_memory_that_runs_out_in_a_replay_is_no_problem_of_the_reference(model, tmp_path):
+def raised(error):
+    raise error
+
+
+OUT_OF_MEMORY = {
+    "CUDA": lambda *_: raised(torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")),
+    "CPU": lambda *_: torch.empty(2**50),  # really: more than any machine has
+    "CPU on Windows": lambda *_: raised(RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:116] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 B."
+    )),
+    "MPS": lambda *_: raised(RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB, max allowed: 9.07 GB).")),
+    "DirectML": lambda *_: raised(RuntimeError("Could not allocate tensor with 9 bytes. There is not enough GPU video "
+                                               "memory available!")),
+    "Python": lambda *_: raised(MemoryError()),
+}
+
+
+@pytest.mark.parametrize("where", ["decode", "a layer's projection", "reading the file"])
+@pytest.mark.parametrize("device", OUT_OF_MEMORY)
+def test_memory_that_runs_out_in_a_layer_is_told_as_that(model, tmp_path, monkeypatch, device, where):
+    path, told = seed_of(model, "hidden own").write(tmp_path / "hero.safetensors"), Told()
+    run_out = OUT_OF_MEMORY[device]
+    if where == "reading the file" and device in ("CUDA", "MPS", "DirectML"):
+        pytest.skip("a file is read into the CPU's memory")
+    place = {"decode": ("lib_refdrop.techniques.reference.guidance.decode", run_out),
+             "a layer's projection": ("lib_refdrop.hosts.hooked_layer.HookedLayer.project", run_out),
+             "reading the file": ("lib_refdrop.stores.reading.zlib.crc32", run_out)}[where]
+    with DiskStore(tmp_path).using(path.stem) as reference:
+        sampling_pass = SamplingPass([Guidance([(reference, 0.4)], model.lineage)], told)
+        monkeypatch.setattr(*place)
+        model.draw(sampling_pass, seed=7)
+        monkeypatch.undo()
+    assert [type(each) for each in told] == [StoreProblem]
+    assert "There is not enough memory to guide this generation" in str(told[0])
+
+
+@pytest.mark.parametrize("device", OUT_OF_MEMORY)
+def test_memory_that_runs_out_in_a_replay_is_no_problem_of_the_reference(model, tmp_path, device):
     path, told = seed_of(model, "tiny").write(tmp_path / "hero.safetensors"), Told()
 
     def no_memory(module, args):
         if sampling_pass.replaying:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+            OUT_OF_MEMORY[device]()
 
     with DiskStore(tmp_path).using(path.stem) as reference:
         sampling_pass = SamplingPass([Guidance([(reference, 0.4)], model.lineage)], told)
@@ -145,6 +182,7 @@ def test_memory_that_runs_out_in_a_replay_is_no_problem_of_the_reference(model, 
             model.draw(sampling_pass, seed=7)
         finally:
             handle.remove()
+    assert isinstance(told[0], StoreProblem)
     assert "not enough memory" in str(told[0]) and "trajectory" not in str(told[0])
 
 

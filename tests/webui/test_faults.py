@@ -14,9 +14,11 @@ from lib_refdrop.webui import options, xyz
 from lib_refdrop.webui import run as runs
 from lib_refdrop.webui.infotext import NOTE, PROBLEM
 from lib_refdrop.webui.messages import logger, set_up_log
+from lib_refdrop.webui.provenance import differences, provenance
 from lib_refdrop.webui.shelf import Shelf
 from lib_refdrop.words import StoreProblem
 
+from ..fuzz.forging import Forged
 from .conftest import Program
 
 SAVE = [{"enabled": True, "mode": "Save", "reference": "hero"}]
@@ -86,7 +88,18 @@ def test_an_inner_generation_that_runs_plain_is_told_of(program, new, generate) 
     ({"extra_network_data": {"lora": [SimpleNamespace(items=["hat", "0.8"])]}}, {}, "networks lora:hat:0.8, now none"),
     ({"extra_network_data": {"lora": [SimpleNamespace(items=["hat", "0.8"])]}},
      {"extra_network_data": {"lora": [SimpleNamespace(items=["hat", "0.8"])]}}, None),
-], ids=["checkpoint", "CLIP skip", "token merging", "VAE", "network", "the same"])
+    ({"override_settings": {"hypertile_enable_unet": True}}, {}, "HyperTile on, now off"),
+    ({}, {"override_settings": {"sd_hypernetwork": "anime"}}, "hypernetwork None, now anime"),
+    ({"init_images": [], "denoising_strength": 1.0, "override_settings": {"token_merging_ratio_img2img": 0.4}},
+     {"init_images": [], "denoising_strength": 1.0}, "token merging 0.4, now 0"),
+    ({"override_settings": {"token_merging_ratio_img2img": 0.4}}, {}, None),  # none of this picture's settings
+    ({"override_settings": {"forge_additional_modules": ["/models/VAE/ae.safetensors"]}},
+     {"override_settings": {"forge_additional_modules": ["C:\\VAE\\vivid.pt"]}},
+     "VAE / Text Encoder ae.safetensors, now vivid.pt"),
+    ({"override_settings": {"forge_additional_modules": ["/models/VAE/ae.safetensors"]}},
+     {"override_settings": {"forge_additional_modules": ["C:\\moved\\ae.safetensors"]}}, None),
+], ids=["checkpoint", "CLIP skip", "token merging", "VAE", "network", "the same", "HyperTile", "hypernetwork",
+        "token merging img2img", "token merging of other pictures", "VAE in Forge", "the same VAE in Forge"])
 def test_what_differs_from_the_save_and_matters_is_noted(new, generate, then, now, words) -> None:
     generate(new(**then), SAVE)
     p = new(**now)
@@ -96,6 +109,48 @@ def test_what_differs_from_the_save_and_matters_is_noted(new, generate, then, no
         assert NOTE not in p.extra_generation_params
     else:
         assert words in p.extra_generation_params[NOTE] and words in p.comments[-1]
+
+
+@pytest.mark.parametrize("then, words", [
+    ({"override_settings": {"token_merging_ratio_hr": 0.5}}, "token merging of the hires pass 0.5, now 0"),
+    ({"override_settings": {"hypertile_enable_unet_secondpass": True}}, "HyperTile of the hires pass on, now off"),
+    ({"hr_extra_network_data": {"lora": [SimpleNamespace(items=["hat"])]}},
+     "networks of the hires pass lora:hat, now none"),
+])
+def test_what_differs_in_the_hires_pass_is_noted_where_the_reference_has_one(program, new, then, words) -> None:
+    saved, now = provenance(new(enable_hr=True, **then), program.host), new(enable_hr=True)
+    (said,) = differences({**saved, "passes": {"base": [], "hires": []}}, now, program.host)
+    assert words in said and said.count(" now ") == 1
+    assert not differences({**saved, "passes": {"base": []}}, now, program.host)
+    assert not differences({**saved, "passes": {"base": [], "hires": []}}, new(), program.host)  # no such pass now
+
+
+def test_what_a_file_says_of_its_model_is_one_short_line(tmp_path, new, generate) -> None:
+    """A manifest is written by anybody."""
+    generate(new(sd_model_hash="aaaa", sd_model_name="x"), SAVE)
+    forged = Forged.of(tmp_path / "hero.safetensors")
+    forged.manifest["model"] = "<script>\nline two " + "x" * 10**6
+    forged.manifest["with"] |= {"VAE": "a\nb\u202e" + "y" * 10**6, "networks": ["l\n1"] * 10**4,
+                                "HyperTile": {"a": "\n"}, "CLIP skip": [["\ud800" * 10**4]] * 3}
+    forged.write(tmp_path / "hero.safetensors")
+    p = new(sd_model_hash="bbbb")
+    generate(p, USE, "nurse")
+    for said in (p.extra_generation_params[NOTE], p.comments[-1]):
+        assert "another checkpoint, <script> line two xxx" in said and "VAE a b yyy" in said
+        assert said.isprintable() and len(said) < 800
+
+
+@pytest.mark.parametrize("now, replayed", [
+    ({}, 1), ({"override_settings": {"token_merging_ratio": 0.5}}, 2),
+    ({"override_settings": {"sd_hypernetwork": "anime"}}, 2),
+    ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, 1),
+])
+def test_what_acts_inside_the_model_makes_another_replay(program, new, generate, now, replayed) -> None:
+    """But not what only the prompt goes through: its conditioning is in the trajectory."""
+    generate(new(), TINY)
+    generate(new(), USE, "nurse")
+    generate(new(**now), USE, "nurse")
+    assert len(program.shelf.replays._kept) == replayed
 
 
 def test_other_networks_in_the_hires_prompt_are_another_replay(program, new, generate) -> None:
