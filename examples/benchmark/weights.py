@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from demo.setup import Problem
 from PIL import Image
 
 CLIP = ("ViT-g-14", "laion2b_s34b_b88k")
-CUTTER = "isnet-general-use"  # of rembg; its licence allows any use
+CUTTER = "isnet-general-use"  # of rembg
 CLIP_SCALE = 2.5  # of CLIPScore, so that numbers stand beside the published ones
 LEAST = 0.01  # of a picture that subject and background take at least, or they were not told apart
 Distance = Callable[[Any, Any], float]
@@ -79,7 +80,9 @@ def load(device: str | None = None) -> WeightsJudge:
         raise Problem(f"--reader weights needs {error.name or error}, which is not installed: python -m pip install -r "
                       "examples/benchmark/requirements.txt, or take --reader demo.") from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    perceptual, prepare = dreamsim(pretrained=True, device=device)
+    folder = Path(torch.hub.get_dir()) / "dreamsim"  # its own choice is the current folder
+    folder.mkdir(parents=True, exist_ok=True)
+    perceptual, prepare = dreamsim(pretrained=True, device=device, cache_dir=str(folder))
     clip, _, see = open_clip.create_model_and_transforms(CLIP[0], pretrained=CLIP[1], device=device)
     clip.eval()
     tokens, session = open_clip.get_tokenizer(CLIP[0]), new_session(CUTTER)
