@@ -93,7 +93,7 @@ def benchmark(options: argparse.Namespace) -> int:
     pictures.mkdir(exist_ok=True)
     with Ticker() as ticker:
         measured = protocol.run(client, recipe, found, methods, judge, options.seed, ticker.show,
-                                lambda name, picture: picture.save(pictures / f"{name}.png"))
+                                lambda name, picture: picture.save(pictures / sets.file_name(name)))
     report = {"reader": options.reader, "seed": options.seed, "recipe": vars(recipe),
               **protocol.report(measured, methods, judge)}
     write(report, options.out / "benchmark.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def load(path: Path, count: int | None = None) -> list[PromptSet]:
     if not isinstance(found, list) or not found:
         raise Problem(f"{path} holds no prompt sets; they are {_FORM}.")
     return [_checked(each, number, path) for number, each in enumerate(found[:count], 1)]
+
+
+def file_name(title: str) -> str:
+    """A picture's file for a title with a method's name in it, which may have any characters."""
+    return re.sub(r"[^\w .+=-]", "-", title) + ".png"
 
 
 def _checked(found: object, number: int, path: Path) -> PromptSet:

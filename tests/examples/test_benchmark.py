@@ -15,7 +15,7 @@ import pytest
 from benchmark import weights
 from benchmark.judging import DemoJudge, named
 from benchmark.protocol import PLAIN, report, run, table
-from benchmark.sets import DEMO, PROMPTS, PromptSet, load
+from benchmark.sets import DEMO, PROMPTS, PromptSet, file_name, load
 from demo.characters import NAMED
 from demo.client import Answer, Recipe
 from demo.methods import METHODS, over
@@ -80,6 +80,10 @@ def test_sets_that_cannot_be_used_are_told_in_a_sentence(tmp_path, text, words):
 def test_a_file_that_is_not_there_is_told_in_a_sentence(tmp_path):
     with pytest.raises(Problem, match="cannot be read"):
         load(tmp_path / "none.json")
+
+
+def test_a_method_of_any_name_has_files():
+    assert file_name("001 Q/K AdaIN: all weight 0.5 2") == "001 Q-K AdaIN- all weight 0.5 2.png"
 
 
 # The reader in place of the weights.
