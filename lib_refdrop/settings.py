@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from . import guides
 from .model.sites import SECTIONS
 from .references import names
-from .words import SettingsError, shown
+from .techniques.reference.course import EVERYTHING, PRESETS
+from .words import MINUS, SettingsError, shown
 
 SCRIPT_NAME = "RefDrop"
 _OLDER = 9  # arguments of the older extension
-_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-"})  # as people type it, and as the panel prints it
-
 
 # What a picture's parameters always say, by mode, whatever the defaults are or will be.
 _DECIDES = {"Use": ("rfg", "mode", "store", "reference"),
@@ -31,6 +32,7 @@ class Control:
     minimum: float = -math.inf  # a number's range
     maximum: float = math.inf
     step: float | None = None
+    suggestions: tuple[str, ...] = ()  # of a text that may be another
     infotext: str | None = None
     tier: str = "important"
 
@@ -77,6 +79,16 @@ class Settings:
                              "Keeps the best that fits into so many megabytes; 0 does as What to keep says.",
                              minimum=0.0, maximum=100000.0, step=1.0, infotext="RefDrop budget",
                              tier="advanced")
+    references: str = _setting("", "Further references", "Guide as well, each with its own strength: hero: 0.3; "
+                               "villain: −0.2. Less than 0 makes unlike it.", infotext="RefDrop references",
+                               tier="advanced")
+    layers: str = _setting(EVERYTHING, "Layers that guide", "Free layout leaves pose and place free, Style only takes "
+                           "colours and textures; or write your own, like output.0=0, middle=0.5; 0.1-0.8.",
+                           suggestions=tuple(PRESETS), infotext="RefDrop layers", tier="advanced")
+    use_from: float = _setting(0.0, "Guide from", "The part of the schedule at which guidance begins; 0 is its noisy "
+                               "start.", minimum=0.0, maximum=1.0, step=0.05, infotext="RefDrop from", tier="advanced")
+    use_until: float = _setting(1.0, "Guide until", "The part of the schedule at which guidance ends; 1 is its end.",
+                                minimum=0.0, maximum=1.0, step=0.05, infotext="RefDrop until", tier="advanced")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -100,6 +112,8 @@ class Settings:
             named = {setting.name: value for setting, value in zip(fields(cls), args)}
             if len(args) == _OLDER:  # the older extension's own list, which had only one way to keep a reference
                 named["keep"] = "Exact"
+        if not isinstance(named.get("references"), (str, type(None))):
+            named["references"] = _as_text(named["references"])
         controls = cls.controls()
         if not check_value(named.get("enabled", False), *controls[0][1:]):
             return cls()  # off: whatever the other values are, they are not used
@@ -113,6 +127,28 @@ class Settings:
             raise SettingsError("All RefDrop layers are off; switch on input, middle or output layers.")
         if self.mode == "Save" and self.save_percent == 0:
             raise SettingsError("Save percentage is 0, so nothing would be kept; choose more than 0.")
+        if self.mode == "Use":
+            self.guided_by()
+
+    def guided_by(self) -> list[guides.Guide]:
+        """What a Use is guided by: the reference of the scalar settings, and those of ``references``. Without a name,
+        the former is the newest there, or where there is a list, none.
+
+        Raises :class:`SettingsError`.
+        """
+        main = guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
+                                           self.store), "Guidance")
+        listed = guides.read(self.references, main)
+        found = [main, *listed] if names.normalised(self.reference) or not listed else listed
+        if len(found) > guides.MOST:
+            raise SettingsError(f"A generation can be guided by {guides.MOST} references; {len(found)} are too many.")
+        return found
+
+    def of_guides(self, used: Sequence[guides.Guide]) -> Settings:
+        """The same settings in their one form: the first guide in the scalars, the others in the list."""
+        main = used[0]
+        return replace(self, reference=main.name, rfg=main.rfg, use_from=main.start, use_until=main.until,
+                       layers=main.layers, store=main.store, references=guides.written(used[1:], main))
 
     def _checked_name(self) -> str:
         """The reference's name in its one form; empty where there is none."""
@@ -145,6 +181,13 @@ class Settings:
         return texts
 
 
+def _as_text(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise SettingsError(f"References must be a list of names and strengths, not {shown(value)}.") from None
+
+
 def check_value(value: Any, default: Any, control: Control) -> Any:
     """A setting's value in its own type. Raises :class:`SettingsError` for one that cannot be used."""
     if isinstance(default, bool):
@@ -171,7 +214,7 @@ def _check_number(value: Any, control: Control) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise SettingsError(sentence)
     try:
-        number = float(value.translate(_MINUS) if isinstance(value, str) else value)
+        number = float(value.translate(MINUS) if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         raise SettingsError(sentence) from None
     if not math.isfinite(number) or not control.minimum <= number <= control.maximum:

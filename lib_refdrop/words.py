@@ -1,6 +1,10 @@
 """Words for the person in front of the panel or behind the API: errors that are one clear sentence, and numbers."""
 
 
+# As people type a minus, and as pages print it.
+MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u2014": "-", "\uff0d": "-"})
+
+
 class RefDropError(Exception):
     """``str(error)`` says what is wrong and what to do."""
 

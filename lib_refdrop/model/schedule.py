@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
+_LAST = 0.03  # the quietest level that Stable Diffusion was trained at
 SAME = 1e-4  # levels nearer than this, relatively, are one: they reach us in single precision by different roads
 
 
@@ -127,6 +128,35 @@ class _Costs:
 
     def _cost(self, start: int, stop: int, server: int) -> float:
         return abs(self._sums[stop] - self._sums[start] - (stop - start) * self._ascending[server])
+
+
+class Progress:
+    """How far a pass has come at a noise level: 0 at its first step, 1 at its end.
+
+    The n-th of a schedule's N levels has come n/N of the way (n from 0), as web UIs count; between two by
+    :func:`position`. Where nobody knows the schedule, the way goes from the first level seen to ``_LAST`` in log sigma.
+    """
+
+    def __init__(self, sigmas: Iterable[float] | None = None) -> None:
+        levels = descending(sigmas or ())
+        self._levels = levels
+        self._ways = [(position(level), number / len(levels)) for number, level in enumerate(levels)] + [(0.0, 1.0)]
+        self._first: float | None = None
+
+    def __call__(self, sigma: float) -> float:
+        """Of a level that is noisier than the first: 0."""
+        if not self._levels:
+            self._first = max(self._first or 0.0, sigma)
+            whole = math.log(self._first / _LAST) if self._first > _LAST else 0.0
+            return min(1.0, max(0.0, math.log(self._first / max(sigma, _LAST)) / whole)) if whole else 0.0
+        for number, level in enumerate(self._levels):
+            if abs(sigma - level) <= SAME * level:
+                return number / len(self._levels)
+        at = position(sigma)
+        for (high, before), (low, after) in zip(self._ways, self._ways[1:]):
+            if low <= at < high:
+                return before + (after - before) * (high - at) / (high - low)
+        return 0.0
 
 
 def crowded(sigmas: Sequence[float]) -> float:

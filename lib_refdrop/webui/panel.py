@@ -114,6 +114,8 @@ def _component(name: str, default: Any, control: Control, tab: str) -> Any:
         return _switch(common)
     if isinstance(default, float):
         return gr.Slider(minimum=control.minimum, maximum=control.maximum, step=control.step, **common)
+    if control.suggestions:
+        return gr.Dropdown(choices=list(control.suggestions), allow_custom_value=True, **common)
     return gr.Textbox(**common)
 
 

@@ -126,14 +126,13 @@ class Run:
         """The pass is over: lets go of the model and asks what happened."""
         self.detach()
         sampling_pass, self._pass = self._pass, None
-        running, self._techniques = self._techniques, []
-        if sampling_pass is None or interrupted(self._job.host):
-            return
-        sampling_pass.finish()
-        for task, techniques in running:
-            if task in self._tasks:
-                task.passed([sampling_pass.outcomes[technique] for technique in techniques
-                             if technique in sampling_pass.outcomes])
+        if sampling_pass is not None and not interrupted(self._job.host):
+            sampling_pass.finish()  # what techniques say at the end is told to their tasks, which have to be there
+            for task, techniques in self._techniques:
+                if task in self._tasks:
+                    task.passed([sampling_pass.outcomes[technique] for technique in techniques
+                                 if technique in sampling_pass.outcomes])
+        self._techniques = []
 
     def end_batch(self) -> None:
         """A batch is sampled: keeps the reference, or says how far it was guided."""

@@ -1,10 +1,12 @@
-"""Use: a generation that is guided by a reference."""
+"""Use: a generation that is guided by references."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
+from ..guides import Guide, warning
 from ..references.reference import Reference
 from ..techniques.reference.guidance import Guidance
 from ..techniques.reference.strength import Strength
@@ -18,25 +20,28 @@ from .task import NO_PASS, Job, Pass, Task
 
 
 class UseTask(Task):
-    """The reference stays in use, in memory or open on the disk, from :meth:`open` to :meth:`close`."""
+    """References stay in use, in memory or open on the disk, from :meth:`open` to :meth:`close`."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._strength = Strength(job.settings.rfg, job.settings.sections)
+        self._guides: list[Guide] = []  # by the names of what is open
         self._uses = ExitStack()
-        self._reference: Reference  # once it is open
+        self._references: list[tuple[Reference, Strength]] = []
         self._passes, self._done = 0, Outcome()
 
     def open(self) -> None:
-        """Finds the reference, so that a missing one is known before anything is computed."""
+        """Finds the references, so that a missing one is known before anything is computed."""
         settings, shelf = self.job.settings, self.job.shelf
-        name = settings.reference or shelf.newest(settings.store)
-        self._reference = self._uses.enter_context(shelf.store(settings.store).using(name))
+        for guide in settings.guided_by():
+            name = guide.name or shelf.newest(guide.store)
+            reference = self._uses.enter_context(shelf.store(guide.store).using(name))
+            self._guides.append(replace(guide, name=reference.name))
+            self._references.append((reference, guide.strength(settings.sections)))
 
     def check(self) -> None:
         _, lineage, _ = self.job.model()
         for name in ("base", "hires") if self.job.has_hires else ("base",):
-            Guidance([(self._reference, self._strength)], lineage, name)
+            Guidance(self._references, lineage, name)
 
     def begin_batch(self, number: int) -> None:
         self._passes, self._done = 0, Outcome()
@@ -46,7 +51,7 @@ class UseTask(Task):
             return []
         self._passes += 1
         replays = HostReplays(self.job.p, self.job.host, self.job.shelf.replays, sampling.element_size)
-        return [Guidance([(self._reference, self._strength)], sampling.lineage, sampling.name, replays)]
+        return [Guidance(self._references, sampling.lineage, sampling.name, replays, sampling.sigmas)]
 
     def passed(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -54,18 +59,22 @@ class UseTask(Task):
 
     def end_batch(self, number: int, interrupted: bool) -> None:
         p, shelf, done = self.job.p, self.job.shelf, self._done
-        if self._reference.changed():
-            raise ReferenceProblem(f"Reference {self._reference.name!r} was changed by another program while it was in "
-                                   "use, so this picture is guided by parts of both; draw it again.")
+        for reference, _ in self._references:
+            if reference.changed():
+                raise ReferenceProblem(f"Reference {reference.name!r} was changed by another program while it was in "
+                                       "use, so this picture is guided by parts of both; draw it again.")
         if not self._passes:
             tell(p, NO_PASS + ", so nothing was guided.", shelf)
-        elif not self._strength.acts:
+        elif not any(strength.acts for _, strength in self._references):
             tell(p, "The coefficient is 0, so nothing was guided.", shelf)
         elif done.acted:
-            for sentence in differences(self._reference.manifest, p, self.job.host):
-                done.note(sentence)
-            write(p, self.job.settings.infotext(self._reference.name), done.notes)
-            said = f"Guided by {self._reference.name!r} at {self._strength.c:g}, {_how_much(done)}."
+            for reference, strength in self._references:
+                for sentence in differences(reference.manifest, p, self.job.host) if strength.acts else []:
+                    done.note(sentence)
+            if much := warning(self._guides):
+                done.note(much)
+            write(p, self.job.settings.of_guides(self._guides).infotext(self._guides[0].name), done.notes)
+            said = f"Guided by {_listed(self._guides)}, {_how_much(done)}."
             tell(p, " ".join([said, *done.notes]), shelf)
         elif not interrupted:
             raise RefDropError(" ".join(done.notes)
@@ -74,6 +83,12 @@ class UseTask(Task):
 
     def close(self) -> None:
         self._uses.close()
+
+
+def _listed(guides: Sequence[Guide]) -> str:
+    *first, last = map(str, guides)
+    total = f" ({sum(guide.rfg for guide in guides):g} together)" if first else ""
+    return f"{', '.join(first)} and {last}{total}" if first else last
 
 
 def _how_much(done: Outcome) -> str:

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from ..settings import SCRIPT_NAME, Control, Settings
+from ..words import MINUS
 from .host import Host
 from .shelf import Shelf
 
 _NO_AXIS = ("store", "replace", "on_problem")
-_MINUS = {0x2212: "-", 0x2013: "-"}
 _ATTRIBUTE = "refdrop_axes"  # on a processing object: the settings that a plot's cell changes
 
 
@@ -53,7 +53,7 @@ class _Number:
     for plots ask ``type == float`` before they read ranges such as ``0-1 [5]``."""
 
     def __call__(self, text: Any) -> float:
-        return float(str(text).translate(_MINUS))
+        return float(str(text).translate(MINUS))
 
     def __eq__(self, other: object) -> bool:
         return other is float or isinstance(other, _Number)
@@ -74,4 +74,5 @@ def _choices(name: str, default: Any, control: Control, shelf: Shelf) -> Callabl
         return lambda: shelf.names("Disk") + shelf.names("RAM")
     if isinstance(default, bool):
         return lambda: ["True", "False"]
-    return (lambda: list(control.choices or ())) if control.choices else None
+    choices = control.choices or control.suggestions
+    return (lambda: list(choices)) if choices else None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lib_refdrop.hosts.diffusers import self_attentions
+from lib_refdrop.playground import ApiError
 from lib_refdrop.stores import DiskStore
 
 
@@ -111,3 +112,11 @@ def test_numbers_that_are_not_finite_are_not_kept(studio):
 def test_a_request_that_cannot_be(studio, payload, word):
     problem = studio.refusal(None, **payload)
     assert problem.status == 422 and word in str(problem)
+
+
+def test_a_reference_that_is_silent_at_every_level_of_the_run_says_so(studio):
+    """And not that the model's attention never ran."""
+    made = studio.draw({"mode": "Save", "reference": "start", "save_percent": 25})
+    with pytest.raises(ApiError) as caught:
+        studio.draw_from(made.pictures[0], {"reference": "start"}, denoising_strength=0.3, steps=8)
+    assert "'start' has no features at the noise levels of this run" in str(caught.value)

@@ -51,7 +51,9 @@ def travelled(settings: Settings, name: str) -> dict:
 
 OTHERS = {"enabled": True, "rfg": -0.45, "mode": "Use", "enabled_hr": True, "store": "RAM", "save_percent": 35.0,
           "layer_input": False, "layer_middle": False, "layer_output": True, "reference": "hero", "replace": True,
-          "on_problem": "Continue", "keep": "Tiny", "budget": 250.0}
+          "on_problem": "Continue", "keep": "Tiny", "budget": 250.0,
+          "references": '[{"name": "villain, the old", "rfg": -0.2}]', "layers": "output.0=0, middle=0.5; 0.1-0.8",
+          "use_from": 0.25, "use_until": 0.75}
 
 
 @pytest.mark.parametrize("name", [setting for setting, _, _ in Settings.controls()])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...model.layer import ModelCall, SiteInput
 from ...model.rows import COND, UNCOND, Kind, Run, runs
+from ...model.schedule import Progress
 from ...model.sites import Lineage, Site
 from ...references.codec import decode
 from ...references.on_device import Ahead, KeyValues, Projected
@@ -28,30 +29,32 @@ class Guidance(Technique):
     """
 
     def __init__(self, references: Sequence[tuple[Reference, Strength | float]], lineage: Lineage,
-                 pass_name: str = "base",
-                 replays: Replays | None = None) -> None:
-        """``replays`` keeps what trajectories were computed into, for later passes. Raises :class:`ReferenceProblem`
-        where a reference cannot serve this model, pass or choice of layers."""
+                 pass_name: str = "base", replays: Replays | None = None,
+                 sigmas: Sequence[float] | None = None) -> None:
+        """``replays`` keeps what trajectories were computed into, for later passes; ``sigmas`` are the pass's noise
+        levels where they are known, of which strengths over progress are fractions. Raises
+        :class:`~lib_refdrop.words.RefDropError` where a reference cannot serve this model, pass or choice of layers."""
         self._guides = [_Guide(reference, Strength.of(strength), pass_name, lineage)
                         for reference, strength in references]
-        self._lineage, self._replays = lineage, replays or Replays()
+        self._lineage, self._replays, self._progress = lineage, replays or Replays(), Progress(sigmas)
         self._outcome, self._runs = Outcome(), list[Run]()
         self._acted = self._left_out = False  # in the call that runs: on a row; on no row of a run at a site of ours
 
     def call(self, call: ModelCall) -> None:
         """Raises :class:`ReferenceProblem` where a trajectory cannot be replayed on this model."""
         self._count()
+        progress = self._progress(call.sigma)
         for guide in self._guides:
-            if guide.strength.acts and guide.needs_replay:
+            if guide.acts_at(progress) and guide.needs_replay:
                 guide.replayed(replay(guide.reference, guide.pass_name, self._lineage, call, self._replays))
         self._outcome.calls += 1
         self._runs = list(runs(call.rows))
         for guide in self._guides:
-            guide.begin_call(call)
+            guide.begin_call(call, progress)
 
     def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
         parts, touched = [], False
-        here = [guide for guide in self._guides if site in guide.sites]
+        here = [guide for guide in self._guides if guide.acts_here(site)]
         if not here:
             return own
         for kind, rows in self._runs:
@@ -73,6 +76,10 @@ class Guidance(Technique):
         did."""
         self._count()
         wanted = [guide for guide in self._guides if guide.strength.acts]
+        if wanted and self._outcome.calls and not any(guide.due for guide in wanted):
+            raise ReferenceProblem("No step of this run lies in the part of the schedule in which "
+                                   f"{wanted[0].reference.name!r} may guide, so the image is not guided; choose a "
+                                   "larger part, or more steps.")
         if wanted and self._outcome.calls and not self._outcome.acted:
             raise ReferenceProblem(f"Reference {wanted[0].reference.name!r} has no features at the noise levels of "
                                    "this run, so the image is not guided; save more of its schedule.")
@@ -103,15 +110,17 @@ class _Guide:
         if record is None:
             raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again "
                                    "with that pass enabled.")
-        self._chosen, self._record, self._widths = strength.sites(lineage), record, lineage.sites
-        self.sites = self._chosen & reference.sites(pass_name)
+        self._factors, self._record, self._widths = strength.sites(lineage), record, lineage.sites
+        self.sites = self._factors.keys() & reference.sites(pass_name)
         self.needs_replay = not record.levels and bool(reference.seen(pass_name))
         if strength.acts and not self.sites and not self.needs_replay:
             raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or "
                                    "save it again with these.")
         self._features = reference
         self._ahead: Ahead | None = None
-        self._sigma = 0.0
+        self.due = False  # a model call in which it was to act has come
+        self._acting = False  # in the model call that runs
+        self._coefficients: dict[Kind, float] = {}  # of each kind of row, in the model call that runs
         self._serving: dict[Kind, Served] = {}  # in the model call that runs
         self._last: dict[Kind, Served] = {}  # in the last call that each kind of row was in
         self._projected = Projected()
@@ -120,13 +129,25 @@ class _Guide:
         """The reference's features, computed from its trajectory."""
         self._features, self._record, self.needs_replay = features, features.passes[self.pass_name], False
         self._ahead = None
-        self.sites = self._chosen & features.sites(self.pass_name)
+        self.sites = self._factors.keys() & features.sites(self.pass_name)
 
-    def begin_call(self, call: ModelCall) -> None:
-        self._sigma, self._serving = call.sigma, {}
-        if not self.strength.acts:
+    def acts_at(self, progress: float) -> bool:
+        """Whether it is anything but 0 in a model call."""
+        return self.strength.acts and self.strength.over_progress(progress) != 0
+
+    def acts_here(self, site: Site) -> bool:
+        """Whether it may act in a layer, in the model call that runs."""
+        return self._acting and site in self.sites
+
+    def begin_call(self, call: ModelCall, progress: float) -> None:
+        self._serving, self._acting = {}, self.acts_at(progress)
+        if not self._acting:
             return
+        self.due = True
+        self._coefficients = {kind: self.strength.at(progress, kind) for kind in call.visits}
         for kind, visit in call.visits.items():
+            if not self._coefficients[kind]:
+                continue
             self._note_missing(kind)
             if served := self._record.serving(call.sigma, visit, kind):
                 self._serving[kind] = served
@@ -139,13 +160,13 @@ class _Guide:
                                     if not self._projected.find(served, site)])
 
     def strength_at(self, site: Site, kind: Kind) -> float:
-        return self.strength.at(self._sigma, site, kind)
+        return self._coefficients[kind] * self._factors[site]
 
     def fetch(self, site: Site, kind: Kind, layer: SiteInput, like: Tensor) -> KeyValues | None:
         """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its
         logits where tokens stand for unequal numbers of others; None where the reference is silent."""
         served = self._serving.get(kind)
-        if served is None or self.strength_at(site, kind) == 0:
+        if served is None:
             return None
         found = self._projected.find(served, site)
         if found is None:

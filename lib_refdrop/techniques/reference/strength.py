@@ -1,19 +1,24 @@
-"""How strongly a reference guides: the RFG coefficient c as a function of noise level, site and kind of row."""
+"""How strongly a reference guides: the RFG coefficient c as a function of progress, site and kind of row."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...model.rows import Kind
 from ...model.sites import SECTIONS, Lineage, Site
+from ...words import SettingsError
+from .course import Course, Window
 
 
 @dataclass(frozen=True)
 class Strength:
-    """``c`` in [−1, 1] in the chosen ``sections``, 0 elsewhere. A plain number is its short form: :meth:`of`."""
+    """``c`` in [−1, 1] in the chosen ``sections`` and within ``window`` of the schedule, times the factor of its
+    ``course``; 0 elsewhere. A plain number is its short form: :meth:`of`."""
 
     c: float
     sections: tuple[str, ...] = SECTIONS
+    course: Course = field(default_factory=Course)
+    window: Window = Window()
 
     @classmethod
     def of(cls, strength: Strength | float) -> Strength:
@@ -25,10 +30,22 @@ class Strength:
         bit."""
         return self.c != 0 and bool(self.sections)
 
-    def sites(self, lineage: Lineage) -> set[Site]:
-        """The sites of a model at which it may act."""
-        return set(lineage.chosen(self.sections)) if self.acts else set()
+    def sites(self, lineage: Lineage) -> dict[Site, float]:
+        """The sites of a model at which it may act, each with its factor. Raises :class:`SettingsError` where it acts
+        nowhere in this model, or names a place that is not there."""
+        factors = self.course.by_site(lineage)
+        if not self.acts:
+            return {}
+        found = {site: factor for site, factor in factors.items() if factor and site.section in self.sections}
+        if not found:
+            raise SettingsError("The layers chosen leave none of this model's in which the reference could act; choose "
+                                "others.")
+        return found
 
-    def at(self, sigma: float, site: Site, kind: Kind) -> float:
-        """The coefficient of rows of a kind in one layer of one model call."""
-        return self.c if site.section in self.sections else 0.0
+    def over_progress(self, progress: float) -> float:
+        """The factor at a progress through the pass, from 0 at its noisiest level to 1."""
+        return self.window.factor(progress) * self.course.over_progress(progress)
+
+    def at(self, progress: float, kind: Kind) -> float:
+        """The coefficient of rows of a kind in a model call, where a site's own factor is 1."""
+        return self.c * self.over_progress(progress) * self.course.in_branch(kind)

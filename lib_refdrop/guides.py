@@ -1,0 +1,152 @@
+"""What a generation is guided by: one reference or several, each with its own strength, part of the schedule and layers.
+
+A list ``[{"name": "hero", "rfg": 0.3}, {"name": "villain", "rfg": -0.2, "from": 0.1, "until": 0.8, "layers":
+"Free layout"}]``, the same as JSON, or as people type it: ``hero: 0.3; villain: -0.2``. What an entry leaves out is as
+the generation's own settings say.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .model.sites import SECTIONS
+from .references import names
+from .techniques.reference.course import EVERYTHING, Window, parse
+from .techniques.reference.strength import Strength
+from .words import MINUS, SettingsError, shown
+
+MOST = 8  # references at once
+TOO_MUCH, TOO_LITTLE = 1.0, -0.5  # sums of strengths: beyond them pictures fall apart
+
+
+@dataclass(frozen=True)
+class Guide:
+    """One reference: its name in a store ("Disk", "RAM"; empty name: the newest there), its coefficient c, the part of
+    the schedule in which it acts, and the expression of its layers."""
+
+    name: str = ""
+    rfg: float = 0.3
+    start: float = 0.0
+    until: float = 1.0
+    layers: str = EVERYTHING
+    store: str = "Disk"
+
+    def strength(self, sections: tuple[str, ...] = SECTIONS) -> Strength:
+        """Raises :class:`SettingsError` for an expression with a mistake."""
+        return Strength(self.rfg, sections, parse(self.layers), Window(self.start, self.until))
+
+    def __str__(self) -> str:
+        """As people are told of it: 'hero' at 0.3."""
+        where = [self.layers] if self.layers.strip().lower() not in ("", EVERYTHING.lower()) else []
+        if (self.start, self.until) != (0, 1):
+            where.append(f"from {self.start:.0%} to {self.until:.0%} of the schedule")
+        return f"{self.name!r} at {self.rfg:g}" + (f" ({'; '.join(where)})" if where else "")
+
+
+_KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "from": "start", "until": "until",
+         "layers": "layers", "store": "store"}
+_WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store"}
+
+
+def read(given: Any, usual: Guide) -> list[Guide]:
+    """The guides of a list or its JSON; what one leaves out is as in ``usual``. Raises :class:`SettingsError`."""
+    entries = _entries(given)
+    if len(entries) > MOST:
+        raise SettingsError(f"A generation can be guided by {MOST} references; {len(entries)} are too many.")
+    return [_guide(entry, number, usual) for number, entry in enumerate(entries, 1)]
+
+
+def written(guides: Sequence[Guide], usual: Guide) -> str:
+    """The JSON that :func:`read` makes the guides of; empty where there are none."""
+    entries = [{key: getattr(guide, name) for name, key in _WRITTEN.items()
+                if name in ("name", "rfg") or getattr(guide, name) != getattr(usual, name)} for guide in guides]
+    return json.dumps(entries, ensure_ascii=False) if entries else ""
+
+
+def warning(guides: Sequence[Guide]) -> str:
+    """A sentence where the strengths add up to more, or less, than pictures bear; empty otherwise."""
+    total = sum(guide.rfg for guide in guides)
+    if len(guides) < 2 or TOO_LITTLE <= total <= TOO_MUCH + 1e-9:
+        return ""
+    if total > TOO_MUCH:
+        return (f"The strengths add up to {total:g}; above {TOO_MUCH:g} nothing of the picture's own attention is left, "
+                "so choose less.")
+    return f"The strengths add up to {total:g}; below {TOO_LITTLE:g} pictures fall apart, so choose less."
+
+
+def _entries(given: Any) -> list[Any]:
+    if given is None or (isinstance(given, str) and not given.strip()):
+        return []
+    if isinstance(given, str) and given.lstrip()[0] not in "[{":
+        return [_typed(part.strip()) for part in given.split(";") if part.strip()]
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            raise SettingsError(f"References must be a list like [{{\"name\": \"hero\", \"rfg\": 0.3}}], not "
+                                f"{shown(given)}.") from None
+    if not isinstance(given, (list, tuple)):
+        raise SettingsError(f"References must be a list of names and strengths, not {shown(given)}.")
+    return list(given)
+
+
+def _typed(part: str) -> dict[str, Any]:
+    """``hero: 0.3``, or a name alone: no name has a colon."""
+    name, _, rfg = part.partition(":")
+    return {"name": name, **({"rfg": rfg.strip().translate(MINUS)} if rfg.strip() else {})}
+
+
+def _guide(entry: Any, number: int, usual: Guide) -> Guide:
+    which = f"Reference {number} of the list"
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if not isinstance(entry, Mapping):
+        raise SettingsError(f"{which} must be an object with a name, not {shown(entry)}.")
+    if unknown := sorted(map(str, set(entry) - set(_KEYS))):
+        raise SettingsError(f"{which} has no setting named {shown(unknown[0])}; there are: "
+                            f"{', '.join(_WRITTEN.values())}.")
+    found: dict[str, Any] = {}
+    for key, value in entry.items():
+        if _KEYS[key] in found:
+            raise SettingsError(f"{which} says its {key} twice; take one out.")
+        found[_KEYS[key]] = value
+    if not isinstance(found.get("name"), str) or not names.normalised(found["name"]):
+        raise SettingsError(f"{which} has no name; give it that of a saved reference.")
+    found["name"] = names.checked(found["name"])
+    for name, least, most in (("rfg", -1.0, 1.0), ("start", 0.0, 1.0), ("until", 0.0, 1.0)):
+        if name in found:
+            found[name] = _number(found[name], f"{which}: {_WRITTEN[name]}", least, most)
+    if "store" in found:
+        store = {"ram": "RAM", "disk": "Disk"}.get(str(found["store"]).strip().lower())
+        if store is None:
+            raise SettingsError(f"{which}: store must be RAM or Disk, not {shown(found['store'])}.")
+        found["store"] = store
+    if not isinstance(found.get("layers", ""), str):
+        raise SettingsError(f"{which}: layers must be text, not {shown(found['layers'])}.")
+    return checked(replace(usual, **found), which)
+
+
+def checked(guide: Guide, which: str) -> Guide:
+    """The guide itself. Raises :class:`SettingsError` where its parts do not fit together."""
+    if guide.start >= guide.until:
+        raise SettingsError(f"{which} acts from {guide.start:g} until {guide.until:g} of the schedule, which is no part "
+                            "of it; let from be less than until.")
+    parse(guide.layers)
+    return guide
+
+
+def _number(value: Any, what: str, least: float, most: float) -> float:
+    sentence = f"{what} must be a number from {least:g} to {most:g}, not {shown(value)}."
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise SettingsError(sentence)
+    try:
+        number = float(value.translate(MINUS) if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
+        raise SettingsError(sentence) from None
+    if not math.isfinite(number) or not least <= number <= most:
+        raise SettingsError(sentence)
+    return number
