@@ -1,4 +1,4 @@
-"""What a generation is guided by: one reference or several, each with its own strength, part of the schedule and layers.
+"""What a generation is guided by: one reference or several, each with a strength, layers and a part of the schedule.
 
 A list ``[{"name": "hero", "rfg": 0.3}, {"name": "villain", "rfg": -0.2, "from": 0.1, "until": 0.8, "layers":
 "Free layout"}]``, the same as JSON, or as people type it: ``hero: 0.3; villain: -0.2``. What an entry leaves out is as
@@ -52,6 +52,9 @@ _KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "
 _WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store"}
 
 
+_LIST = ("[", "{")  # how JSON begins
+
+
 def read(given: Any, usual: Guide) -> list[Guide]:
     """The guides of a list or its JSON; what one leaves out is as in ``usual``. Raises :class:`SettingsError`."""
     entries = _entries(given)
@@ -61,10 +64,13 @@ def read(given: Any, usual: Guide) -> list[Guide]:
 
 
 def written(guides: Sequence[Guide], usual: Guide) -> str:
-    """The JSON that :func:`read` makes the guides of; empty where there are none."""
+    """The text that :func:`read` makes the guides of, as people type it where that says all; empty where there are
+    none."""
     entries = [{key: getattr(guide, name) for name, key in _WRITTEN.items()
                 if name in ("name", "rfg") or getattr(guide, name) != getattr(usual, name)} for guide in guides]
-    return json.dumps(entries, ensure_ascii=False) if entries else ""
+    typed = "; ".join(f"{entry['name']}: {entry['rfg']!r}" for entry in entries)
+    plain = all(set(entry) == {"name", "rfg"} and ";" not in entry["name"] for entry in entries)
+    return typed if plain and not typed.startswith(_LIST) else json.dumps(entries, ensure_ascii=False)
 
 
 def warning(guides: Sequence[Guide]) -> str:
@@ -73,15 +79,15 @@ def warning(guides: Sequence[Guide]) -> str:
     if len(guides) < 2 or TOO_LITTLE <= total <= TOO_MUCH + 1e-9:
         return ""
     if total > TOO_MUCH:
-        return (f"The strengths add up to {total:g}; above {TOO_MUCH:g} nothing of the picture's own attention is left, "
-                "so choose less.")
+        return (f"The strengths add up to {total:g}; above {TOO_MUCH:g} nothing of the picture's own attention is "
+                "left, so choose less.")
     return f"The strengths add up to {total:g}; below {TOO_LITTLE:g} pictures fall apart, so choose less."
 
 
 def _entries(given: Any) -> list[Any]:
     if given is None or (isinstance(given, str) and not given.strip()):
         return []
-    if isinstance(given, str) and given.lstrip()[0] not in "[{":
+    if isinstance(given, str) and not given.lstrip().startswith(_LIST):
         return [_typed(part.strip()) for part in given.split(";") if part.strip()]
     if isinstance(given, str):
         try:
@@ -133,8 +139,8 @@ def _guide(entry: Any, number: int, usual: Guide) -> Guide:
 def checked(guide: Guide, which: str) -> Guide:
     """The guide itself. Raises :class:`SettingsError` where its parts do not fit together."""
     if guide.start >= guide.until:
-        raise SettingsError(f"{which} acts from {guide.start:g} until {guide.until:g} of the schedule, which is no part "
-                            "of it; let from be less than until.")
+        raise SettingsError(f"{which} acts from {guide.start:g} until {guide.until:g} of the schedule, which is no "
+                            "part of it; let from be less than until.")
     parse(guide.layers)
     return guide
 

@@ -27,7 +27,14 @@ def test_a_list_as_people_type_it() -> None:
 
 def test_what_is_written_is_read_back_and_short() -> None:
     assert read(written(GUIDES, USUAL), USUAL) == GUIDES
-    assert written([Guide("castle", 0.4)], Guide()) == '[{"name": "castle", "rfg": 0.4}]' and written([], USUAL) == ""
+    assert written([Guide("castle", 0.4), Guide("a, b", -0.1)], Guide()) == "castle: 0.4; a, b: -0.1"
+    assert written([], USUAL) == ""
+
+
+@pytest.mark.parametrize("name", ["a; b", "[old] hero", "{x}", "été, 3", "x=1"])
+def test_any_name_comes_back(name) -> None:
+    for guides in ([Guide(name, 0.4)], [Guide("first", 0.1), Guide(name, -0.4)], [Guide(name, 0.4, until=0.5)]):
+        assert read(written(guides, Guide()), Guide()) == guides
 
 
 @pytest.mark.parametrize("given, sentence", [
