@@ -13,8 +13,8 @@ pipeline has. Afterwards, also after an exception, the pipeline is as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from .references.plan import PRESETS, Plan, preset
 from .references.reference import Reference
 from .references.replay import Replays
 from .stores import Saved, Store, open_store
+from .techniques.reference.course import parse
 from .techniques.reference.guidance import Guidance
 from .techniques.reference.recording import Recording
 from .techniques.reference.strength import Strength
@@ -53,25 +54,29 @@ class Recorded:
 
 
 @contextmanager
-def use(pipe: Any, reference: str | Reference, strength: float | Strength = 0.3, *,
-        folder: str | Path | Store = FOLDER, sections: Sequence[str] = SECTIONS) -> Iterator[Used]:
+def use(pipe: Any, reference: str | Reference | Mapping[str, float | Strength], strength: float | Strength = 0.3, *,
+        folder: str | Path | Store = FOLDER, sections: Sequence[str] = SECTIONS, layers: str = "") -> Iterator[Used]:
     """Pictures that ``pipe`` draws inside the block are guided by ``reference`` (Eq. 5 of the paper).
 
     ``strength`` is the RFG coefficient c in [−1, 1]: 0.2 to 0.4 for consistency, −0.3 for diversity. ``reference`` is a
-    name in ``folder`` (a path, an fsspec URL, or a store), or a reference itself. ``sections`` are the layers that act,
-    of "input", "middle", "output".
+    name in ``folder`` (a path, an fsspec URL, or a store), a reference itself, or several names, each with a strength:
+    ``{"hero": 0.3, "villain": -0.2}`` (Eq. 7). ``sections`` are the layers that act, of "input", "middle", "output";
+    ``layers`` says more exactly where and when: an expression of :mod:`~lib_refdrop.techniques.reference.course`, such
+    as "Free layout; 0.1-0.8".
 
     Raises :class:`~lib_refdrop.words.RefDropError` at once where the reference is missing or does not fit the model,
     and after the block where a picture was not guided as asked: the first reason.
     """
-    strength = _checked_strength(strength, tuple(sections))
+    wanted = reference if isinstance(reference, Mapping) else {reference: strength}
+    strengths = [_checked_strength(each, tuple(sections), layers) for each in wanted.values()]
     unet, done, problems = _unet(pipe), Used(), []
     lineage, replays = _lineage(pipe), Replays()
-    with _opened(reference, folder) as found:
-        Guidance([(found, strength)], lineage)  # says now what does not fit
+    with ExitStack() as opened:
+        found = [(opened.enter_context(_opened(each, folder)), strength) for each, strength in zip(wanted, strengths)]
+        Guidance(found, lineage)  # says now what does not fit
 
         def techniques(sigma: float) -> list[Technique]:
-            return [Guidance([(found, strength)], lineage, replays=replays)]
+            return [Guidance(found, lineage, replays=replays, sigmas=_known_sigmas(pipe, sigma))]
 
         with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), done.outcomes):
             yield done
@@ -234,14 +239,14 @@ def _plan(keep: str | Plan, lineage: Lineage) -> Plan:
     return preset(keep, lineage)
 
 
-def _checked_strength(strength: float | Strength, sections: tuple[str, ...]) -> Strength:
+def _checked_strength(strength: float | Strength, sections: tuple[str, ...], layers: str) -> Strength:
     if isinstance(strength, Strength):
         return strength
     if not isinstance(strength, (int, float)) or not -1 <= strength <= 1:
         raise SettingsError(f"strength must be a number from -1 to 1, not {strength!r}.")
     if not sections or set(sections) - set(SECTIONS):
         raise SettingsError(f"sections must be some of {', '.join(SECTIONS)}, not {sections!r}.")
-    return Strength(float(strength), sections)
+    return Strength(float(strength), sections, parse(layers))
 
 
 def _provenance(pipe: Any) -> dict[str, Any]:

@@ -83,6 +83,23 @@ def test_rows_are_the_pipelines_own(double, tmp_path, more, keep) -> None:
         assert (draw(double, **more)[0] - own[0]).abs().max() < 1e-9
 
 
+def test_several_references_and_a_part_of_the_layers_and_of_the_schedule(pipe, tmp_path) -> None:
+    for name, seed in (("hero", 1), ("other", 5)):
+        with refdrop.record(pipe, name, keep="Exact", folder=tmp_path):
+            draw(pipe, seed=seed)
+
+    def guided(reference, *strength, **more):
+        with refdrop.use(pipe, reference, *strength, folder=tmp_path, **more) as done:
+            made = draw(pipe, prompt="a nurse", seed=2)
+        return made, done.outcomes[0]
+
+    alone, _ = guided("hero", 0.4)
+    assert torch.equal(guided({"hero": 0.4})[0], alone) and torch.equal(guided({"hero": 0.4, "other": 0.0})[0], alone)
+    assert not torch.equal(guided({"hero": 0.4, "other": -0.2})[0], alone)
+    half, outcome = guided("hero", 0.4, layers="Free layout; 0-0.5")
+    assert (outcome.acted, outcome.calls) == (2, 4) and not torch.equal(half, alone)
+
+
 def test_only_the_first_generation_is_recorded_and_each_is_a_pass_of_its_own(pipe, tmp_path) -> None:
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
     with refdrop.record(pipe, "hero", keep="Exact", folder=tmp_path):
@@ -112,6 +129,8 @@ def test_problems_are_one_sentence(pipe, tmp_path) -> None:
     with pytest.raises(SettingsError, match="strength must be"), refdrop.use(pipe, "hero", 3, folder=tmp_path):
         pass
     with pytest.raises(SettingsError, match="sections"), refdrop.use(pipe, "hero", sections=[""], folder=tmp_path):
+        pass
+    with pytest.raises(SettingsError, match="not understood"), refdrop.use(pipe, "hero", layers="x=1", folder=tmp_path):
         pass
     with pytest.raises(SettingsError, match="keep must be"), refdrop.record(pipe, "hero", keep="Huge", folder=tmp_path):
         pass
