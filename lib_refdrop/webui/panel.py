@@ -13,6 +13,7 @@ import gradio as gr
 from ..references import names
 from ..settings import SCRIPT_NAME, Control, Settings
 from .forecast import NEEDED, TYPED, forecast
+from .further import Further
 from .host import Host
 from .infotext import paste_function
 from .shelf import Last, Shelf
@@ -86,9 +87,11 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
                                             allow_custom_value=True, elem_id=f"refdrop_{tab}_reference", scale=4)
             refresh = gr.Button("\U0001f504", elem_id=f"refdrop_{tab}_refresh", elem_classes=["refdrop-tool"], scale=0,
                                 min_width=40)
+        further = Further(*next((default, control) for name, default, control in known if name == "references"), tab)
+        made["references"] = further.text
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
             for name, default, control in known:
-                if control.tier == "advanced":
+                if control.tier == "advanced" and name not in made:
                     made[name] = _component(name, default, control, tab)
         size = gr.HTML("", elem_id=f"refdrop_{tab}_size")
         status = gr.HTML(_line(shelf.summary(made["store"].value)), elem_id=f"refdrop_{tab}_status")
@@ -96,11 +99,15 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
         loaded = gr.Textbox(value=lambda: str(time.time_ns()), visible=_HIDDEN, elem_id=f"refdrop_{tab}_loaded",
                             label="")
 
-    def list_again(store: str) -> tuple[Any, str]:
-        return gr.update(choices=shelf.names(store)), _line(shelf.summary(store))
+    further.connect(made["rfg"])
+
+    def list_again(store: str) -> list[Any]:
+        listed = shelf.names(store)
+        return [_line(shelf.summary(store)), *(gr.update(choices=listed) for _ in (made["reference"], *further.names))]
 
     for event in (refresh.click, made["store"].change, loaded.change):
-        event(list_again, inputs=[made["store"]], outputs=[made["reference"], status], show_progress="hidden")
+        event(list_again, inputs=[made["store"]], outputs=[status, made["reference"], *further.names],
+              show_progress="hidden")
     fields = [(made[name], paste_function(name, default, control)) for name, default, control in known
               if control.infotext or name == "enabled"]
     return Panel([made[name] for name, _, _ in known], status, size, fields, host, shelf)

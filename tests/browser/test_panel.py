@@ -139,3 +139,28 @@ def test_refresh_is_a_small_button_beside_the_name(panel) -> None:
                      for name in ("refresh", "reference"))
     assert button["width"] <= 48 and button["height"] <= 48 and button["x"] >= field["x"] + field["width"]
     assert abs(button["y"] + button["height"] / 2 - field["y"] - field["height"] / 2) < field["height"]
+
+
+def test_further_references_are_chosen_in_rows_or_written(panel) -> None:
+    panel.locator("#refdrop_txt2img_further .label-wrap, #refdrop_txt2img_further > button").first.click()
+    text = panel.locator("#refdrop_txt2img_references textarea, #refdrop_txt2img_references input").first
+    row = panel.locator("#refdrop_txt2img_further_1 input").first
+    strength = panel.locator("#refdrop_txt2img_further_1_rfg input[type=number]").first
+    together = panel.locator("#refdrop_txt2img_sum").first
+    row.fill("old 1")
+    row.press("Enter")
+    expect(text).to_have_value("old 1: 0.3")
+    expect(together).to_contain_text("Together 0.6")
+    strength.fill("-0.2")
+    strength.press("Tab")
+    expect(text).to_have_value("old 1: -0.2")
+    text.fill("old 2: 0.9; old 0: -0.1")
+    text.press("Tab")
+    expect(row).to_have_value("old 2")
+    expect(strength).to_have_value("0.9")
+    expect(panel.locator("#refdrop_txt2img_further_2 input").first).to_have_value("old 0")
+    expect(together).to_contain_text("add up to 1.1")
+    panel.wait_for_timeout(2000)
+    panel.asked.clear()
+    panel.wait_for_timeout(3000)
+    assert panel.asked == []  # what one says the other does not say again

@@ -64,8 +64,8 @@ def test_the_list_is_filled_when_a_page_is_loaded(page, program) -> None:
                for _, event in function.targets)  # its value is computed anew
     program.generate(program.new(), [{"enabled": True, "mode": "Save", "reference": "hero"}])
     (refill,) = listened(blocks)[loaded._id]
-    update, said = refill.fn("Disk")
-    assert update["choices"] == ["hero"] and "1 reference on disk" in said
+    said, *updates = refill.fn("Disk")
+    assert all(update["choices"] == ["hero"] for update in updates) and "1 reference on disk" in said
 
 
 def test_a_panel_stands_whatever_the_library_says(program, monkeypatch) -> None:
@@ -85,9 +85,10 @@ def test_everything_that_is_pasted_has_a_type_to_be_read_in(program) -> None:
     made = script.script_class(program.host, program.shelf)()
     with gr.Blocks():
         made.ui(False)
-    defaults = {control.label: type(default) for _, default, control in Settings.controls()}
-    pasted = {component.label: type(component.value) for component, _ in made.infotext_fields}
-    assert pasted["Reference"] is str and pasted == {label: defaults[label] for label in pasted}
+    defaults = {name: type(default) for name, default, _ in Settings.controls()}
+    pasted = {component.elem_id[len("refdrop_txt2img_"):]: type(component.value)
+              for component, _ in made.infotext_fields}
+    assert pasted["reference"] is str and pasted == {name: defaults[name] for name in pasted}
 
 
 def test_a_host_whose_model_is_not_there_yet_is_told_of(program) -> None:
