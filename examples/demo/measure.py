@@ -103,11 +103,11 @@ def by_attribute(matrix: np.ndarray) -> dict[str, Measured]:
 def mean_of_rows(matrix: np.ndarray, seed: int = 0) -> Measured:
     """The mean of a ``[pairs, attributes]`` matrix; whole pairs are resampled, their attributes belong together.
 
-    Where a share is 0 or 1 in every pair, resampling knows no doubt: 0 of 8 and 0 of 800 would be equally certain. The
-    interval then ends where that many pairs alike have a probability of 2.5 % (Clopper and Pearson).
+    Where everything is 0, or 1, resampling knows no doubt: 0 of 8 and 0 of 800 would be equally certain. The interval
+    then ends where that many alike have a probability of 2.5 % (Clopper and Pearson; attributes taken as independent).
     """
     found = bootstrap(len(matrix), lambda rows: float(matrix[rows].mean()), seed)
-    doubt = 1 - 0.025 ** (1 / len(matrix))
+    doubt = 1 - 0.025 ** (1 / matrix.size)
     if (matrix == 0).all():
         return found._replace(high=doubt)
     return found._replace(low=1 - doubt) if (matrix == 1).all() else found
