@@ -168,9 +168,9 @@ class _Layer:
     """One self-attention layer in the middle of a call, as :class:`~lib_refdrop.model.layer.SiteInput`."""
 
     def __init__(self, layer: Any, hidden: Tensor | None, q: Tensor, k: Tensor, v: Tensor, extra: dict,
-                 plain: Attend) -> None:
+                 plain: Attend, previous: Attend | None) -> None:
         self._layer, self._hidden = layer, hidden
-        self._q, self._k, self._v, self._extra, self._plain = q, k, v, extra, plain
+        self._q, self._k, self._v, self._extra, self._plain, self._previous = q, k, v, extra, plain, previous
 
     def hidden(self, row: int) -> Tensor | None:
         if self._hidden is None or self._hidden.shape[:2] != self._k.shape[:2]:
@@ -188,10 +188,20 @@ class _Layer:
         q = self._q[rows]
         if bias is not None:
             return attention(q, k[None].to(q), v[None].to(q), self._extra["n_heads"], bias)
+        if self._previous is not None and k.shape == self._k.shape[1:]:
+            return self._previous(self._q, _with_rows(self._k, rows, k), _with_rows(self._v, rows, v),
+                                  self._extra)[rows]
         # Expanded (as views), for the hosts' attention folds a batch that does not fit into the tokens instead of
         # refusing it.
         k, v = (part.to(q).expand(len(q), *part.shape) for part in (k, v))
         return self._plain(q, k, v, self._extra)
+
+
+def _with_rows(batch: Tensor, rows: slice, one: Tensor) -> Tensor:
+    """A copy of a batch in which ``one`` stands in some rows: whoever tells rows apart finds all of them there."""
+    changed = batch.clone()
+    changed[rows] = one.to(batch)
+    return changed
 
 
 def _begins_step(calls: _Calls) -> Callable[..., tuple]:
@@ -233,7 +243,9 @@ def _sees_hidden(calls: _Calls) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
 def _patch(calls: _Calls, layers: dict[Site, nn.Module], block: tuple[str, int], plain: Attend,
            previous: Attend | None) -> Attend:
-    """The replacement for a block's layers; what was there before (StyleAlign, say) makes the plain half."""
+    """The replacement for a block's layers. What was there before (StyleAlign, reference-only) makes the plain half,
+    and the reference's where it has as many tokens: a neighbour may let the layer look at more than its own keys, and a
+    reference with its own seed is to give its own picture all the same."""
 
     def attn1(q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
         hidden, calls.hidden = calls.hidden, None
@@ -242,7 +254,8 @@ def _patch(calls: _Calls, layers: dict[Site, nn.Module], block: tuple[str, int],
         try:
             if site not in layers or own.shape[0] != q.shape[0] or not calls.takes(q.shape[0]):
                 return own
-            return calls.sampling_pass.attention(site, own, _Layer(layers[site], hidden, q, k, v, extra, plain))
+            return calls.sampling_pass.attention(site, own, _Layer(layers[site], hidden, q, k, v, extra, plain,
+                                                                            previous))
         except Exception as error:  # not to end the host's model call
             calls.sampling_pass.failed(error)
             return own

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lib_refdrop.hosts import find_adapter
+from lib_refdrop.hosts.original_layout import self_attentions
 from lib_refdrop.model.rows import COND, Row
 from lib_refdrop.references.plan import preset
 from lib_refdrop.techniques.reference.recording import Recording
@@ -144,6 +145,32 @@ def test_attention_that_is_replaced_already_makes_the_plain_half(p, place) -> No
     theirs = sample_forge(p, ["nurse"])
     assert torch.equal(guided(p, lambda: sample_forge(p, ["nurse"]), reference, 0.0)[0], theirs)
     assert not torch.allclose(guided(p, lambda: sample_forge(p, ["nurse"]), reference, 0.4)[0], theirs)
+
+
+@pytest.mark.parametrize("words", [["pirate"], ["pirate", "king"]], ids=str)
+def test_where_a_layer_is_let_look_at_more_its_own_picture_is_still_its_own(p, words) -> None:
+    """As Forge's reference-only does: more keys for the rows of the prompt, none for the others. Of features only: what
+    it lets a layer look at in a step is not there when a trajectory is replayed."""
+    def looks_at_more(q, k, v, extra):
+        assert len(q) == len(k) == len(v) == len(words) * len(extra["cond_or_uncond"])
+        torch.manual_seed(7)
+        more = torch.randn(1, 3, k.shape[-1]).expand(len(words), -1, -1)
+        made = []
+        for chunk, what in enumerate(extra["cond_or_uncond"]):
+            rows = slice(chunk * len(words), (chunk + 1) * len(words))
+            keys, values = (torch.cat([part[rows], more], 1) if what == 0 else part[rows] for part in (k, v))
+            made.append(attention_function(q[rows], keys, values, extra["n_heads"]))
+        return torch.cat(made)
+
+    plain = sample_forge(p, words)
+    for site in self_attentions(p.sd_model.forge_objects.unet.model.diffusion_model):
+        p.sd_model.forge_objects.unet.set_model_attn1_replace(looks_at_more, site.section, site.block)
+    own, reference = record(p, lambda: sample_forge(p, words))
+    assert not torch.allclose(own, plain, atol=1e-3)
+    made, _ = guided(p, lambda: sample_forge(p, words), reference, 0.9)
+    assert torch.allclose(made[0], own[0], atol=1e-4)
+    other = sample_forge(p, ["nurse"] * len(words))
+    assert not torch.allclose(guided(p, lambda: sample_forge(p, ["nurse"] * len(words)), reference, 0.9)[0], other)
 
 
 def test_what_others_replace_for_one_call_is_what_it_was(p) -> None:
