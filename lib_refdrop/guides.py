@@ -60,7 +60,7 @@ def read(given: Any, usual: Guide) -> list[Guide]:
     entries = _entries(given)
     if len(entries) > MOST:
         raise SettingsError(f"A generation can be guided by {MOST} references; {len(entries)} are too many.")
-    return [_guide(entry, number, usual) for number, entry in enumerate(entries, 1)]
+    return [_guide(entry, place, usual) for place, entry in enumerate(entries, 1)]
 
 
 def written(guides: Sequence[Guide], usual: Guide) -> str:
@@ -106,8 +106,8 @@ def _typed(part: str) -> dict[str, Any]:
     return {"name": name, **({"rfg": rfg.strip().translate(MINUS)} if rfg.strip() else {})}
 
 
-def _guide(entry: Any, number: int, usual: Guide) -> Guide:
-    which = f"Reference {number} of the list"
+def _guide(entry: Any, place: int, usual: Guide) -> Guide:
+    which = f"Reference {place} of the list"
     if isinstance(entry, str):
         entry = {"name": entry}
     if not isinstance(entry, Mapping):
@@ -125,7 +125,7 @@ def _guide(entry: Any, number: int, usual: Guide) -> Guide:
     found["name"] = names.checked(found["name"])
     for name, least, most in (("rfg", -1.0, 1.0), ("start", 0.0, 1.0), ("until", 0.0, 1.0)):
         if name in found:
-            found[name] = _number(found[name], f"{which}: {_WRITTEN[name]}", least, most)
+            found[name] = number(found[name], f"{which}: {_WRITTEN[name]}", least, most)
     if "store" in found:
         store = {"ram": "RAM", "disk": "Disk"}.get(str(found["store"]).strip().lower())
         if store is None:
@@ -145,14 +145,15 @@ def checked(guide: Guide, which: str) -> Guide:
     return guide
 
 
-def _number(value: Any, what: str, least: float, most: float) -> float:
+def number(value: Any, what: str, least: float, most: float) -> float:
+    """The number itself, of ``what`` people know it by. Raises :class:`SettingsError` for another or none."""
     sentence = f"{what} must be a number from {least:g} to {most:g}, not {shown(value)}."
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise SettingsError(sentence)
     try:
-        number = float(value.translate(MINUS) if isinstance(value, str) else value)
+        found = float(value.translate(MINUS) if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         raise SettingsError(sentence) from None
-    if not math.isfinite(number) or not least <= number <= most:
+    if not math.isfinite(found) or not least <= found <= most:
         raise SettingsError(sentence)
-    return number
+    return found

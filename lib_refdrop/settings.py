@@ -12,7 +12,7 @@ from . import guides
 from .model.sites import SECTIONS
 from .references import names
 from .techniques.reference.course import EVERYTHING, PRESETS
-from .words import MINUS, SettingsError, shown
+from .words import SettingsError, shown
 
 SCRIPT_NAME = "RefDrop"
 _OLDER = 9  # arguments of the older extension
@@ -197,7 +197,7 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
             return value.lower() == "true"
         raise SettingsError(f"{control.label} must be true or false, not {shown(value)}.")
     if isinstance(default, float):
-        return _check_number(value, control)
+        return guides.number(value, control.label, control.minimum, control.maximum)
     text = "" if value is None else value
     if not isinstance(text, str):
         raise SettingsError(f"{control.label} must be text, not {shown(value)}.")
@@ -207,16 +207,3 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
         if choice.lower() == text.strip().lower():
             return choice
     raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {shown(value)}.")
-
-
-def _check_number(value: Any, control: Control) -> float:
-    sentence = f"{control.label} must be a number from {control.minimum:g} to {control.maximum:g}, not {shown(value)}."
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise SettingsError(sentence)
-    try:
-        number = float(value.translate(MINUS) if isinstance(value, str) else value)
-    except (ValueError, OverflowError):
-        raise SettingsError(sentence) from None
-    if not math.isfinite(number) or not control.minimum <= number <= control.maximum:
-        raise SettingsError(sentence)
-    return number
