@@ -145,6 +145,17 @@ def checked(guide: Guide, which: str) -> Guide:
     return guide
 
 
+def whole_number(value: Any, what: str, least: int, most: int) -> int:
+    """As :func:`number`, of one without a fraction."""
+    try:
+        found = number(value, what, least, most)
+    except SettingsError:
+        found = 0.5
+    if found != int(found):
+        raise SettingsError(f"{what} must be a whole number from {least} to {most}, not {shown(value)}.")
+    return int(found)
+
+
 def number(value: Any, what: str, least: float, most: float) -> float:
     """The number itself, of ``what`` people know it by. Raises :class:`SettingsError` for another or none."""
     sentence = f"{what} must be a number from {least:g} to {most:g}, not {shown(value)}."

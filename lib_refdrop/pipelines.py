@@ -15,22 +15,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
-from .hosts.diffusers import Clock, attached, clock_of, is_flow, lineage_of, self_attentions
+from .hosts.diffusers import Clock, attached, clock_of, encoded, is_flow, lineage_of, self_attentions
 from .model.layer import HostCall
 from .model.rows import COND, UNCOND, Kind, Row, chunks
 from .model.schedule import SAME
 from .model.sites import SECTIONS, Lineage
+from .references.picture import CELL, digest, opened, pixels, size_for
 from .references.plan import PRESETS, Plan, preset
 from .references.reference import Reference
 from .references.replay import Replays
 from .stores import Saved, Store, open_store
 from .techniques.reference.course import parse
 from .techniques.reference.guidance import Guidance
+from .techniques.reference.picturing import PictureRecording
 from .techniques.reference.recording import Recording
 from .techniques.reference.strength import Strength
 from .techniques.sampling_pass import SamplingPass
@@ -86,8 +90,10 @@ def use(pipe: Any, reference: str | Reference | Mapping[str, float | Strength], 
 
 @contextmanager
 def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str | Path | Store = FOLDER,
-           replace: bool = False, image: int = 0) -> Iterator[Recorded]:
-    """The first picture that ``pipe`` draws inside the block becomes the reference ``name``.
+           replace: bool = False, image: int = 0, picture: Image.Image | None = None,
+           picture_seed: int = 0) -> Iterator[Recorded]:
+    """The first picture that ``pipe`` draws inside the block becomes the reference ``name``; or ``picture`` does, a
+    given one, with that generation's prompt for its caption and ``picture_seed`` for the noise that is added to it.
 
     ``keep`` is a preset ("Exact", "Balanced", "Small", "Tiny") or a plan; ``image`` which picture of a batch. A name
     that is taken gets a number unless ``replace``; what it got is in the block's :class:`Recorded`, afterwards.
@@ -96,8 +102,15 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
     """
     unet, left, problems = _unet(pipe), Recorded(), []
     lineage = _lineage(pipe)
+    plan, made = _plan(keep, lineage), _provenance(pipe)
+    given = None if picture is None else opened(picture)
     writer = _store(folder).writer(name, replace)
-    recording = Recording(lineage, _provenance(pipe), _plan(keep, lineage), writer, image)
+    if given is None:
+        recording = Recording(lineage, made, plan, writer, image)
+    else:
+        made["picture"] = {"hash": digest(given), "seed": picture_seed}
+        recording = PictureRecording(lineage, made, plan, writer, image, partial(_encoded, pipe, given), picture_seed,
+                                     _spread(pipe))
     waiting = [recording]
 
     def techniques(sigma: float) -> list[Technique]:
@@ -229,6 +242,19 @@ def _known_sigmas(pipe: Any, begun: float) -> list[float] | None:
         return None
     clock = _clock(pipe)
     return [sigma for timestep in timesteps if (sigma := clock(float(timestep))) <= begun * (1 + SAME)]
+
+
+def _encoded(pipe: Any, picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """The latent of a picture, for pictures whose latents are of ``size`` (height, width)."""
+    multiple = CELL * 2 ** max(shape.level for shape in lineage_of(pipe.unet).sites.values())
+    wanted = size_for(picture.size, size[0] * size[1] * CELL**2, multiple)
+    return encoded(pipe.vae, pixels(picture, wanted), getattr(pipe, "_execution_device", None))
+
+
+def _spread(pipe: Any) -> float:
+    """The standard deviation of the data that the model was made for: EDM's schedulers have their own."""
+    scheduler = pipe.scheduler
+    return float(scheduler.config.get("sigma_data", 1.0)) if hasattr(scheduler, "precondition_noise") else 1.0
 
 
 def _plan(keep: str | Plan, lineage: Lineage) -> Plan:

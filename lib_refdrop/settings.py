@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from PIL import Image
+
 from . import guides
 from .model.sites import SECTIONS
 from .references import names
@@ -35,6 +37,7 @@ class Control:
     suggestions: tuple[str, ...] = ()  # of a text that may be another
     infotext: str | None = None
     tier: str = "important"
+    picture: bool = False  # an image or base64 text of one: uploaded, never pasted, and no axis of a plot
 
 
 def _setting(default, label: str, help: str, **control):
@@ -89,6 +92,10 @@ class Settings:
                                "start.", minimum=0.0, maximum=1.0, step=0.05, infotext="RefDrop from", tier="advanced")
     use_until: float = _setting(1.0, "Guide until", "The part of the schedule at which guidance ends; 1 is its end.",
                                 minimum=0.0, maximum=1.0, step=0.05, infotext="RefDrop until", tier="advanced")
+    picture: Any = _setting("", "Picture", "Save: this picture becomes the reference, not the one that is drawn; the "
+                            "prompt is its caption.", infotext="RefDrop picture", tier="picture", picture=True)
+    picture_seed: int = _setting(0, "Picture seed", "Of the noise that is added to the picture.", minimum=0,
+                                 maximum=2**32 - 1, infotext="RefDrop picture seed", tier="picture")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -129,6 +136,9 @@ class Settings:
             raise SettingsError("Save percentage is 0, so nothing would be kept; choose more than 0.")
         if self.mode == "Use":
             self.guided_by()
+        if self.mode == "Use" and self.picture != "":
+            raise SettingsError("A picture can be saved, not used at once; save it as a reference first, or take the "
+                                "picture out.")
 
     def guided_by(self) -> list[guides.Guide]:
         """What a Use is guided by: the reference of the scalar settings, and those of ``references``. Without a name,
@@ -165,16 +175,18 @@ class Settings:
         on = (self.layer_input, self.layer_middle, self.layer_output)
         return tuple(section for section, chosen in zip(SECTIONS, on) if chosen)
 
-    def infotext(self, used: str) -> dict[str, Any]:
-        """Parameters to write into an image that was guided by, or saved as, reference ``used``.
+    def infotext(self, used: str, picture: str = "") -> dict[str, Any]:
+        """Parameters to write into an image that was guided by, or saved as, reference ``used``; ``picture`` stands for
+        the picture that it was saved of.
 
         What decides always stands there: how strongly and by what it was guided, or how it was kept; the rest where it
         differs from its default.
         """
         texts: dict[str, Any] = {}
         for name, default, control in self.controls():
-            value = used if name == "reference" else getattr(self, name)
-            if control.infotext and (name in _DECIDES[self.mode] or value != default):
+            value = {"reference": used, "picture": picture}.get(name, getattr(self, name))
+            decides = name in _DECIDES[self.mode] or (picture and name == "picture_seed")
+            if control.infotext and (decides or value != default):
                 texts[control.infotext] = value
         if self.mode == "Save":
             texts.pop("RefDrop RFG", None)  # nothing was guided
@@ -198,6 +210,10 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
         raise SettingsError(f"{control.label} must be true or false, not {shown(value)}.")
     if isinstance(default, float):
         return guides.number(value, control.label, control.minimum, control.maximum)
+    if isinstance(default, int):
+        return guides.whole_number(value, control.label, int(control.minimum), int(control.maximum))
+    if control.picture:
+        return _check_picture(value)
     text = "" if value is None else value
     if not isinstance(text, str):
         raise SettingsError(f"{control.label} must be text, not {shown(value)}.")
@@ -207,3 +223,11 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
         if choice.lower() == text.strip().lower():
             return choice
     raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {shown(value)}.")
+
+
+def _check_picture(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    if not isinstance(value, Image.Image):
+        raise SettingsError(f"Picture must be an image as base64 text, not {shown(value)}.")
+    return value

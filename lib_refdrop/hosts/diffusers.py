@@ -115,6 +115,26 @@ def _at(sampling_pass: SamplingPass, site: Site) -> Callable[[Tensor, HookedLaye
     return at
 
 
+def encoded(vae: Any, pixels: Tensor, device: torch.device | str | None = None) -> Tensor:
+    """The latent ``[C, h, w]``, float32, that a model is called on for a picture ``[1, 3, height, width]`` from 0 to 1:
+    the mean of what the encoder says, in the model's scale. ``device`` is where the VAE runs, if not where it is."""
+    given, config = pixels.to(device or vae.device) * 2 - 1, vae.config
+    low = vae.dtype if vae.dtype != torch.float32 and getattr(config, "force_upcast", False) else None
+    try:
+        if low:  # SDXL's own overflows in half precision
+            vae.to(torch.float32)
+        with torch.no_grad():
+            latent = vae.encode(given.to(vae.dtype), return_dict=False)[0].mode()[0].float()
+    finally:
+        if low:
+            vae.to(low)
+    mean, deviation = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
+    if mean is not None and deviation is not None:
+        mean, deviation = (torch.tensor(each).to(latent).reshape(-1, 1, 1) for each in (mean, deviation))
+        latent = (latent - mean) / deviation
+    return latent * config.scaling_factor
+
+
 class DiffusersAdapter:
     """Reaches the pipeline of a processing object: ``p.sd_model.unet``, with ``p.rows(batch)`` naming each row, and
     ``p.sigmas`` the noise levels of the pass where it has them."""

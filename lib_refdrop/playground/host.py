@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
+from torch import Tensor
+
+from ..hosts.diffusers import encoded
 from .errors import ApiError, shown
 from .fields import Field, check
 from .scripts import AlwaysVisible, Script
@@ -160,3 +163,6 @@ class PlaygroundHost:
 
     def loaded_model(self) -> Any:
         return self.sd_model
+
+    def encode(self, p: Any, pixels: Tensor) -> Tensor:
+        return encoded(p.sd_model.vae, pixels)

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
 
 class State(Protocol):
     """The job that runs now."""
@@ -53,6 +56,10 @@ class Host(Protocol):
     def loaded_model(self) -> Any:
         """The model, None where there is none yet: asking for it must not load one."""
 
+    def encode(self, p: Any, pixels: Tensor) -> Tensor:
+        """The latent ``[C, h, w]`` that the model of a processing object is called on for a picture
+        ``[1, 3, height, width]`` from 0 to 1."""
+
 
 class WebUI:
     """AUTOMATIC1111, Forge, reForge and their kin, from inside their process. Implements :class:`Host`."""
@@ -92,3 +99,14 @@ class WebUI:
         data = getattr(sys.modules.get("modules.sd_models"), "model_data", None)
         found = self._shared.sd_model if data is None else data.sd_model
         return None if type(found).__name__ == "FakeInitialModel" else found  # Forge and Neo, until something is drawn
+
+    def encode(self, p: Any, pixels: Tensor) -> Tensor:
+        """Always by the whole VAE. What it draws of its distribution is the same every time, and the host's own random
+        numbers are as if it had drawn none."""
+        from modules.sd_samplers_common import images_tensor_to_samples
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):
+            torch.random.default_generator.manual_seed(0)
+            if devices:
+                torch.cuda.manual_seed(0)
+            return images_tensor_to_samples(pixels, approximation=0, model=p.sd_model)[0]

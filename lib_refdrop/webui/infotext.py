@@ -29,7 +29,7 @@ def paste_function(name: str, default: Any, control: Control) -> Callable[[Mappi
         if name == "enabled":
             return _MARK in parameters
         text = _whole(parameters, control.infotext)
-        if _MARK not in parameters or control.infotext is None:
+        if _MARK not in parameters or control.infotext is None or control.picture:
             return None
         if text is None:
             return None if control.tier == "important" else default

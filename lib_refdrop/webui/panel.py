@@ -46,15 +46,19 @@ class Panel:
         """Keeps the line of size right, where the host has all of :data:`~lib_refdrop.webui.forecast.NEEDED`."""
         if not set(NEEDED.values()) <= set(inputs):
             return
-        names, count = list(inputs), len(self.controls)
+        # Not the picture: it is as large as a generation anyway, and older gradio sends it whole with every event.
+        names, picture = list(inputs), self._control("picture")
+        controls = [control for control in self.controls if control is not picture]
+        count, at = len(controls), self.controls.index(picture)
 
         def line(*values: Any) -> str:
-            return _line(forecast(self._host, values[:count], dict(zip(names, values[count:]))))
+            settings = [*values[:at], None, *values[at:count]]
+            return _line(forecast(self._host, settings, dict(zip(names, values[count:]))))
 
         deciding = [self._control(name) for name in ("mode", "enabled_hr", "save_percent", "layer_input",
                                                      "layer_middle", "layer_output", "keep", "budget")]
         for component in (*deciding, *(component for name, component in inputs.items() if name not in TYPED)):
-            component.change(line, inputs=[*self.controls, *inputs.values()], outputs=[self.size],
+            component.change(line, inputs=[*controls, *inputs.values()], outputs=[self.size],
                              show_progress="hidden")
 
     def _refreshed(self, store: str, name: str | None) -> tuple[Any, str]:
@@ -77,7 +81,7 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
     known = Settings.controls()
     with gr.Accordion(SCRIPT_NAME, open=False, elem_id=f"refdrop_{tab}"):
         for name, default, control in known:
-            if control.tier != "advanced" and name != "reference":
+            if control.tier == "important" and name != "reference":
                 made[name] = _component(name, default, control, tab)
         with gr.Row():
             control = next(control for name, _, control in known if name == "reference")
@@ -89,6 +93,10 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
                                 min_width=40)
         further = Further(*next((default, control) for name, default, control in known if name == "references"), tab)
         made["references"] = further.text
+        with gr.Accordion("A picture as the reference", open=False, elem_id=f"refdrop_{tab}_from_picture"):
+            for name, default, control in known:
+                if control.tier == "picture":
+                    made[name] = _component(name, default, control, tab)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
             for name, default, control in known:
                 if control.tier == "advanced" and name not in made:
@@ -108,13 +116,20 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
     for event in (refresh.click, made["store"].change, loaded.change):
         event(list_again, inputs=[made["store"]], outputs=[status, made["reference"], *further.names],
               show_progress="hidden")
+    # A picture is there to be saved, and gone when what was saved is to be used.
+    made["picture"].upload(lambda: "Save", outputs=[made["mode"]], show_progress="hidden")
+    made["mode"].change(lambda mode: gr.update(value=None) if mode == "Use" else gr.update(), inputs=[made["mode"]],
+                        outputs=[made["picture"]], show_progress="hidden")
     fields = [(made[name], paste_function(name, default, control)) for name, default, control in known
-              if control.infotext or name == "enabled"]
+              if (control.infotext or name == "enabled") and not control.picture]
     return Panel([made[name] for name, _, _ in known], status, size, fields, host, shelf)
 
 
 def _component(name: str, default: Any, control: Control, tab: str) -> Any:
     common = {"label": control.label, "info": control.help, "value": default, "elem_id": f"refdrop_{tab}_{name}"}
+    if control.picture:
+        gr.HTML(f'<p style="{_HELP}">{html.escape(control.help)}</p>')
+        return gr.Image(label=control.label, type="pil", image_mode="RGBA", height=240, elem_id=common["elem_id"])
     if control.choices:
         return gr.Radio(choices=list(control.choices), **common)
     if isinstance(default, bool):
@@ -123,6 +138,8 @@ def _component(name: str, default: Any, control: Control, tab: str) -> Any:
         return gr.Slider(minimum=control.minimum, maximum=control.maximum, step=control.step, **common)
     if control.suggestions:
         return gr.Dropdown(choices=list(control.suggestions), allow_custom_value=True, **common)
+    if isinstance(default, int):
+        return gr.Number(precision=0, **common)
     return gr.Textbox(**common)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..hosts import Adapter
 from ..hosts.a1111 import A1111Adapter
+from ..model.sites import Lineage
 from ..references.budget import MEGABYTE, within
+from ..references.picture import CELL, size_for
 from ..references.plan import Plan, preset
 from ..references.sizes import Picture, estimate
 from ..settings import Settings
@@ -23,9 +25,6 @@ from .steps import (
     steps_from_noise,
     steps_from_picture,
 )
-
-_PIXELS = 8  # of a latent's cell, both ways, in every model that RefDrop works with
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -46,13 +45,15 @@ class Forecast:
         return self.bytes if self.sure else 0
 
 
-def plan_for(p: Any, settings: Settings, adapter: Adapter, opts: Any) -> Forecast:
-    """``opts`` are the host's options. Raises :class:`SettingsError` where the budget is too small for anything."""
+def plan_for(p: Any, settings: Settings, adapter: Adapter, opts: Any,
+             given: tuple[int, int] | None = None) -> Forecast:
+    """``opts`` are the host's options; ``given`` is the width and height of a picture that is saved in place of what is
+    drawn. Raises :class:`SettingsError` where the budget is too small for anything."""
     lineage = adapter.lineage(p)
     passes = [_base(p, adapter, opts)]
     if settings.enabled_hr and getattr(p, "enable_hr", False):
         passes.append(_hires(p, adapter))
-    pictures = [picture for picture, _ in passes]
+    pictures = [_of_given(picture, given, lineage) if given else picture for picture, _ in passes]
     sure = all(sure for _, sure in passes) and not _leaves_branches_out(p, opts)
     budget = int(settings.budget * MEGABYTE) or None
     if budget:
@@ -95,12 +96,22 @@ def _hires(p: Any, adapter: Adapter) -> tuple[Picture, bool]:
 def _picture(p: Any, adapter: Adapter, name: str, calls: Calls, size: Iterable[float], cfg_scale: float, prompt: Any,
              negative: Any) -> tuple[Picture, bool]:
     """The pass, and whether there will be as many calls."""
-    height, width = (int(side) // _PIXELS for side in size)
+    height, width = (int(side) // CELL for side in size)
     both = cfg_scale > 1 or isinstance(adapter, A1111Adapter)
     picture = Picture(height, width, calls.levels, 2 if both else 1, adapter.element_size(p),
                       chunks_of(prompt, negative), name,
                       calls.twice, parts_of(prompt))
     return picture, calls.sure
+
+
+def picture_size(given: tuple[int, int], size: tuple[int, int], lineage: Lineage) -> tuple[int, int]:
+    """Width and height that a picture of a size is brought to, to be saved by a pass of ``size`` (width, height)."""
+    return size_for(given, size[0] * size[1], CELL * 2 ** max(shape.level for shape in lineage.sites.values()))
+
+
+def _of_given(picture: Picture, given: tuple[int, int], lineage: Lineage) -> Picture:
+    width, height = picture_size(given, (picture.width * CELL, picture.height * CELL), lineage)
+    return replace(picture, width=width // CELL, height=height // CELL, twice=False)
 
 
 def _leaves_branches_out(p: Any, opts: Any) -> bool:

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..hosts import Adapter
+from ..references.picture import digest, opened, pixels
+from ..techniques.reference.picturing import PictureRecording
 from ..techniques.reference.recording import Recording
 from ..techniques.technique import Outcome, Technique
 from ..words import said
 from .messages import logger, tell
 from .parameters import write
-from .plans import plan_for
+from .plans import Forecast, picture_size, plan_for
 from .provenance import default_name, provenance
 from .shelf import Last
-from .steps import keeps_to_schedule
+from .steps import hires_size, keeps_to_schedule
 from .task import NO_PASS, Job, Pass, Task
 
 
 class SaveTask(Task):
-    """Writes into the store as the run goes; what is not finished leaves nothing behind."""
+    """Writes into the store as the run goes; what is not finished leaves nothing behind. Of a picture that is given it
+    saves that, with the generation's prompt for its caption."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._recording: Recording | None = None
         self._notes = Outcome()
+        self._picture: Image.Image | None = None
+        self._latent = torch.empty(0)  # the picture's, for the pass that runs
+
+    def open(self) -> None:
+        """Looks at the picture, so that a bad one is known before anything is computed."""
+        if self.job.settings.picture:
+            self._picture = opened(self.job.settings.picture)
 
     def check(self) -> None:
         adapter, _, _ = self.job.model()
-        found = plan_for(self.job.p, self.job.settings, adapter, self.job.host.opts)
+        found = self._plan(adapter)
         # short: the host writes percent and time behind it
         self.job.host.state.textinfo = f"Saving {said(found.bytes)}"
         logger.info("RefDrop saves %s. %s", found, found.plan.explanation)
@@ -38,10 +53,18 @@ class SaveTask(Task):
         if self._recording is None or sampling.name == "base":
             self.close()
             made = provenance(p, self.job.host)
-            name = settings.reference or default_name(made["prompt"], made["seed"])
-            found = plan_for(p, settings, sampling.adapter, self.job.host.opts)
+            name = settings.reference or default_name(made["prompt"] or ("picture" if self._picture else ""),
+                                                      made["seed"])
+            found = self._plan(sampling.adapter)
             writer = self.job.shelf.store(settings.store).writer(name, settings.replace, found.expected, found.limit)
-            self._recording = Recording(sampling.lineage, made, found.plan, writer)
+            if self._picture:
+                made["picture"] = {"hash": digest(self._picture), "seed": settings.picture_seed}
+                self._recording = PictureRecording(sampling.lineage, made, found.plan, writer, 0,
+                                                   lambda size: self._latent, settings.picture_seed)
+            else:
+                self._recording = Recording(sampling.lineage, made, found.plan, writer)
+        if self._picture:  # now: while the model is called there may be no room for the VAE
+            self._latent = self._encoded(self._picture, sampling)
         sampler = getattr(p, "hr_sampler_name", None) if sampling.name == "hires" else None
         known = keeps_to_schedule(str(sampler or p.sampler_name))
         self._recording.begin_pass(sampling.name, sampling.sigmas if known else None)
@@ -71,10 +94,21 @@ class SaveTask(Task):
         if few := recording.plan.note(int(p.steps)):
             self._notes.note(few)
         shelf.saved = Last(self.job.settings.store, self.job.settings.reference, saved.name)
-        write(p, self.job.settings.infotext(saved.name), self._notes.notes, only_first=True)
-        tell(p, " ".join([shelf.describe(saved), recording.plan.explanation, *self._notes.notes]), shelf)
+        picture = digest(self._picture) if self._picture else ""
+        write(p, self.job.settings.infotext(saved.name, picture), self._notes.notes, only_first=True)
+        tell(p, " ".join([shelf.describe(saved, bool(picture)), recording.plan.explanation, *self._notes.notes]), shelf)
 
     def close(self) -> None:
         recording, self._recording = self._recording, None
         if recording is not None:
             recording.abort()
+
+    def _plan(self, adapter: Adapter) -> Forecast:
+        return plan_for(self.job.p, self.job.settings, adapter, self.job.host.opts,
+                        self._picture.size if self._picture else None)
+
+    def _encoded(self, picture: Image.Image, sampling: Pass) -> Tensor:
+        """The picture's latent at the size that suits this pass."""
+        p = self.job.p
+        height, width = hires_size(p) if sampling.name == "hires" else (p.height, p.width)
+        return self.job.host.encode(p, pixels(picture, picture_size(picture.size, (width, height), sampling.lineage)))

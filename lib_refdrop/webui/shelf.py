@@ -59,12 +59,13 @@ class Shelf:
             raise ReferenceProblem(f"There is no reference {_place(store)} yet; make one with mode Save first.")
         return name
 
-    def describe(self, saved: Saved) -> str:
+    def describe(self, saved: Saved, from_picture: bool = False) -> str:
         """One sentence about what a save left behind."""
+        what = f"Saved reference {saved.name!r}{' from a picture' if from_picture else ''}"
         if saved.path is None:
-            sentence = f"Saved reference {saved.name!r} in memory: {said(saved.bytes)}."
+            sentence = f"{what} in memory: {said(saved.bytes)}."
         else:
-            sentence = f"Saved reference {saved.name!r}: {saved.files} file, {said(saved.bytes)}, {saved.path}."
+            sentence = f"{what}: {saved.files} file, {said(saved.bytes)}, {saved.path}."
         return " ".join([sentence, *saved.notes])
 
     def names(self, store: str) -> list[str]:

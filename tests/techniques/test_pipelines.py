@@ -13,11 +13,15 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
     UNet2DConditionModel,
 )
+from demo.model import new_pipeline
 from PIL import Image
 
 import lib_refdrop as refdrop
+from lib_refdrop.model.rows import Kind
+from lib_refdrop.pipelines import _encoded
 from lib_refdrop.stores import DiskStore
 from lib_refdrop.words import RefDropError, ReferenceProblem, SettingsError
 from tests.techniques.test_contracts import state_of
@@ -235,3 +239,60 @@ def test_rows_that_nobody_knows_are_told_and_left_plain(pipe, tmp_path) -> None:
         with refdrop.use(pipe, "hero", 0.3, folder=tmp_path), torch.no_grad():
             pipe._guidance_scale = 7.5
             pipe.unet(torch.zeros(3, 4, 8, 8), 500, torch.zeros(3, 77, pipe.unet.config.cross_attention_dim))
+
+
+def test_a_given_picture_becomes_the_reference(pipe, tmp_path) -> None:
+    given = Image.fromarray(np.random.default_rng(3).integers(0, 255, (64, 64, 3), np.uint8))
+    with refdrop.record(pipe, "hero", keep="Tiny", folder=tmp_path, picture=given, picture_seed=9):
+        drawn = draw(pipe)
+    assert torch.equal(drawn, draw(pipe))
+    hero = DiskStore(tmp_path).load("hero")
+    numbers = torch.from_numpy(np.array(given, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        latent = pipe.vae.encode(numbers).latent_dist.mean[0] * pipe.vae.config.scaling_factor
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(9))
+    for index, sigma in enumerate(pipe.scheduler.sigmas[:-1].tolist()):
+        wanted = (latent + sigma * noise) / (1 + sigma**2) ** 0.5
+        assert torch.allclose(hero.inputs("base", index, Kind("cond"))["x"], wanted, atol=1e-4)
+    with refdrop.record(pipe, "features", keep="Exact", folder=tmp_path, picture=given, picture_seed=9):
+        draw(pipe)
+    guided = {}
+    for name in ("hero", "features"):
+        with refdrop.use(pipe, name, 0.7, folder=tmp_path) as done:
+            guided[name] = draw(pipe, prompt="a nurse", seed=2)
+        assert done.outcomes[0].acted_on_all == done.outcomes[0].calls == 4
+    assert (guided["hero"] - guided["features"]).abs().max() < 1e-3
+    assert not torch.allclose(guided["hero"], draw(pipe, prompt="a nurse", seed=2), atol=1e-2)
+
+
+def test_a_given_picture_in_flow_in_edm_and_for_inpainting(pipe, tmp_path) -> None:
+    """The model's own scale: of rectified flow the straight line, of EDM's models the spread that they were made for;
+    a UNet for inpainting has its mask behind."""
+    latent = _encoded(pipe, PICTURE, (8, 8))
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def first(pipe, kind="text") -> tuple[torch.Tensor, float]:
+        with refdrop.record(pipe, "hero", keep="Tiny", folder=tmp_path, picture=PICTURE, replace=True):
+            draw(pipe, kind)
+        hero = DiskStore(tmp_path).load("hero")
+        return hero.inputs("base", 1, Kind("cond"))["x"], hero.passes["base"].calls[1].sigma
+
+    pipe.scheduler = EDMEulerScheduler(sigma_min=0.05, sigma_max=14.0, sigma_data=0.5)
+    x, sigma = first(pipe)
+    assert torch.allclose(x, (latent + sigma * noise) / (0.25 + sigma**2) ** 0.5, atol=1e-4)
+    pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    x, sigma = first(pipe)
+    assert 0 < sigma < 1 and torch.allclose(x, (1 - sigma) * latent + sigma * noise, atol=1e-4)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(new_pipeline(seed=3).scheduler.config)
+    painting = StableDiffusionInpaintPipeline(**{**pipe.components, "unet": unet_like(pipe.unet, in_channels=9)},
+                                              requires_safety_checker=False)
+    x, sigma = first(painting, "inpainting")
+    assert x.shape == (9, 8, 8) and torch.allclose(x[:4], (latent + sigma * noise) / (1 + sigma**2) ** 0.5, atol=1e-4)
+    assert set(x[4].unique().tolist()) == {0.0, 1.0}  # the mask
+
+
+def test_a_picture_that_cannot_be_read_is_one_sentence_and_leaves_nothing(pipe, tmp_path) -> None:
+    with pytest.raises(SettingsError, match="no pixels"):
+        with refdrop.record(pipe, "hero", folder=tmp_path, picture=Image.new("RGB", (0, 4))):
+            draw(pipe)
+    assert DiskStore(tmp_path).names() == []

@@ -93,7 +93,7 @@ class Recording(Technique):
                 continue
             index = self._index(call.sigma, visit)
             if call.host and self.plan.trajectory and levels.in_part(call.sigma):
-                self._see(index, kind, call.host.inputs(row))
+                self._see(index, kind, self._inputs(call, row))
             if wanted and kind.branch in self.plan.branches and (visit == 0 or self.plan.levels is None):
                 self._now[kind] = row, index
         if self._now:
@@ -161,6 +161,11 @@ class Recording(Technique):
         """Nothing will come of it: the writer leaves nothing behind."""
         if self._writer:
             self._writer.abort()
+
+    def _inputs(self, call: ModelCall, row: int) -> dict[str, Tensor]:
+        """What is kept as what the model was called on there, see :meth:`Reference.inputs`."""
+        assert call.host
+        return call.host.inputs(row)
 
     def _index(self, sigma: float, visit: int) -> int:
         calls, call = self._calls[self._pass], RecordedCall(sigma, visit)

@@ -1,0 +1,79 @@
+"""Save of a given picture: the model is shown it, noised to the level of every call, beside what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...model.layer import ModelCall, SiteInput
+from ...model.rows import Kind
+from ...model.sites import Lineage, Site
+from ...references.picture import noised, seeded_noise
+from ...references.plan import Plan
+from ...stores import Writer
+from ...words import ReferenceProblem
+from .recording import Recording
+
+
+class PictureRecording(Recording):
+    """A :class:`Recording` of a picture that this generation does not draw: timesteps and conditioning are those of its
+    calls, so that its prompt is the picture's caption; the latents are the picture's.
+
+    ``encode(size)`` gives the picture's latent ``[C, h, w]``, of about the area of the call's latent, whose height and
+    width it is told; once a pass. ``seed`` is that of the one noise. ``spread`` see :func:`~.picture.noised`.
+    """
+
+    def __init__(self, lineage: Lineage, provenance: dict, plan: Plan, writer: Writer | None, image: int,
+                 encode: Callable[[tuple[int, int]], Tensor], seed: int = 0, spread: float = 1.0) -> None:
+        super().__init__(lineage, provenance, plan, writer, image)
+        self._encode, self._seed, self._spread = encode, seed, spread
+        self._latent = self._noise = torch.empty(0)
+
+    def begin_pass(self, name: str, sigmas: Sequence[float] | None = None) -> None:
+        super().begin_pass(name, sigmas)
+        self._latent = self._noise = torch.empty(0)
+
+    def call(self, call: ModelCall) -> None:
+        if call.host is None or call.replay is None:
+            raise ReferenceProblem("The model cannot be shown a picture here, so no reference of it can be saved.")
+        if not self._latent.numel() and not call.tiled:
+            self._latent = _sound(self._encode(call.size))
+            self._noise = seeded_noise(tuple(self._latent.shape), self._seed)
+        # At a level the picture looks the same however often a sampler comes back to it.
+        super().call(replace(call, visits={kind: visit for kind, visit in call.visits.items() if visit == 0}))
+        if self._now:
+            self._size = self._latent.shape[-2], self._latent.shape[-1]
+        for kind, (row, index) in list(self._now.items()):
+            call.replay(self._inputs(call, row), partial(self._hears, index, kind))
+        self._now = {}
+
+    def _inputs(self, call: ModelCall, row: int) -> dict[str, Tensor]:
+        found = super()._inputs(call, row)
+        return {**found, "x": _put_in(noised(self._latent, self._noise, call.sigma, self.lineage.flow, self._spread),
+                                      found["x"])}
+
+    def _hears(self, call: int, kind: Kind, site: Site, layer: SiteInput) -> None:
+        if kind in self._now:  # its level may just have been given up
+            self.keep(call, site, kind, layer, 0)
+
+
+def _put_in(latent: Tensor, x: Tensor) -> Tensor:
+    """``latent`` ``[C, h, w]`` in the place of that in ``x``, which may have channels of other things behind (a mask
+    and what is kept, of models for inpainting): on the CPU, as a part of a trajectory."""
+    others = x[len(latent):].detach().float().cpu()
+    if others.numel() and others.shape[-2:] != latent.shape[-2:]:
+        others = F.interpolate(others[None], size=latent.shape[-2:], mode="nearest")[0]
+    return torch.cat([latent, others]).to(x.dtype) if others.numel() else latent.to(x.dtype)
+
+
+def _sound(latent: Tensor) -> Tensor:
+    latent = latent.detach().float().cpu()
+    if latent.dim() != 3 or not torch.isfinite(latent).all():
+        raise ReferenceProblem("The model's VAE made no numbers of the picture that could serve, so no reference was "
+                               "saved; try another picture, or a VAE in full precision.")
+    return latent
