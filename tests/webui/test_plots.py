@@ -120,3 +120,7 @@ def test_the_object_that_cells_are_copied_from_has_no_run(program, axes) -> None
 def test_a_sentence_as_a_picture_can_be_read(size) -> None:
     shown = np.asarray(picture("There is no reference 'h\u00e9ros \u5c0f' \u2212 on disk.", *size))
     assert shown.shape == (size[1], size[0], 3) and 0.002 < (shown > 128).mean() < 0.5
+
+
+def test_a_picture_is_no_axis_and_its_seed_is_one_of_whole_numbers(axes) -> None:
+    assert "[RefDrop] Picture" not in axes and axes["[RefDrop] Picture seed"].type is int

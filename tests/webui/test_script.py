@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
 
 from lib_refdrop.settings import Settings
 from lib_refdrop.webui import script
@@ -136,3 +137,48 @@ def test_the_field_follows_a_save_once_and_only_of_its_name(program) -> None:
     assert "value" not in refreshed("Disk", "king")[0]
     program.shelf.saved = Last("Disk", "", "pirate-5")
     assert "value" not in refreshed("Disk", None)[0] and "value" not in refreshed("Disk", "")[0]
+
+
+def test_a_picture_switches_to_save_and_goes_when_it_is_to_be_used(page) -> None:
+    blocks, _ = page
+    by_id = {getattr(each, "elem_id", None): each for each in blocks.blocks.values()}
+    mode, picture = by_id["refdrop_txt2img_mode"], by_id["refdrop_txt2img_picture"]
+    events = [(event, function) for function in blocks.fns.values() for component, event in function.targets
+              if component in (mode._id, picture._id)]
+    (given,) = [function for event, function in events if event == "upload"]
+    assert given.outputs == [mode] and given.fn() == "Save"
+    (changed,) = [function for event, function in events if function.outputs == [picture]]
+    assert changed.inputs == [mode] and changed.fn("Use")["value"] is None and "value" not in changed.fn("Save")
+
+
+def test_the_forecast_does_not_send_the_picture_around(page) -> None:
+    blocks, _ = page
+    (picture,) = [each for each in blocks.blocks.values() if isinstance(each, gr.Image)]
+    assert picture.elem_id == "refdrop_txt2img_picture" and picture.type == "pil" and picture.value is None
+    assert not any(picture in function.inputs for function in blocks.fns.values())
+    lines = [function for function in blocks.fns.values() if len(function.inputs) > 10]
+    values = [True, 0.3, "Save", *[default for name, default, _ in Settings.controls()[3:] if name != "picture"]]
+    said = lines[0].fn(*values, *[20] * (len(lines[0].inputs) - len(values)))
+    assert "known with a model loaded" in said  # every setting is in its own place
+
+
+def test_a_web_uis_vae_is_asked_whole_and_its_random_numbers_stay(monkeypatch) -> None:
+    """It draws from its encoder's distribution by the generator that belongs to everybody."""
+    asked = []
+
+    def images_tensor_to_samples(image, approximation=None, model=None):
+        asked.append((approximation, model))
+        return image.mean() + torch.randn(len(image), 4, 8, 8)
+
+    parts = {"modules.script_callbacks": {}, "modules.shared": {}, "modules.scripts": {"Script": object,
+             "AlwaysVisible": True}, "modules.sd_samplers_common": {"images_tensor_to_samples": images_tensor_to_samples}}
+    monkeypatch.setitem(sys.modules, "modules", ModuleType("modules"))
+    for name, contents in parts.items():
+        made = ModuleType(name)
+        vars(made).update(contents)
+        monkeypatch.setitem(sys.modules, name, made)
+        monkeypatch.setattr(sys.modules["modules"], name.split(".")[1], made, raising=False)
+    host, p, before = WebUI(), SimpleNamespace(sd_model="the model"), torch.get_rng_state()
+    one, other = (host.encode(p, torch.zeros(1, 3, 64, 64)) for _ in range(2))
+    assert one.shape == (4, 8, 8) and torch.equal(one, other) and asked == [(0, "the model")] * 2
+    assert torch.equal(torch.get_rng_state(), before)
