@@ -26,6 +26,7 @@ from .steps import (
     steps_from_picture,
 )
 
+
 @dataclass(frozen=True)
 class Forecast:
     """The plan of a Save and the bytes of the file that will be made of it: exactly, or at most so many where nobody

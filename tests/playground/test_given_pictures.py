@@ -11,10 +11,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from demo.characters import Character, draw
 from demo.reader import MODEL, Reader
+from PIL import Image
+
 from lib_refdrop.model.rows import COND, UNCOND, Kind
 from lib_refdrop.stores import DiskStore
 
@@ -114,8 +114,9 @@ def test_it_guides_towards_what_the_picture_shows(studio, save, drawing) -> None
     assert reader.read([drawing])[0] == HERO.attributes()
     agreement = {}
     for c in (0, 0.6):
-        pictures = [studio.draw({"reference": "hero", "rfg": c}, seed=seed, prompt="a wizard arms down on sand", steps=8,
-                                cfg_scale=4).pictures[0] for seed in range(30, 36)]
+        payload = {"prompt": "a wizard arms down on sand", "steps": 8, "cfg_scale": 4}
+        pictures = [studio.draw({"reference": "hero", "rfg": c}, seed=seed, **payload).pictures[0]
+                    for seed in range(30, 36)]
         read = reader.read([Image.fromarray(picture) for picture in pictures])
         agreement[c] = np.mean([found[name] == getattr(HERO, name) for found in read
                                 for name in ("shirt", "trousers", "hair", "skin", "sky")])
@@ -157,7 +158,8 @@ def test_every_kind_of_row_once_a_level(studio, save, payload, kinds, calls) -> 
 
 
 @pytest.mark.parametrize("sampler, settings", [
-    ("Heun", {"keep": "Exact"}), ("Euler", {"keep": "Balanced"}), ("Heun", {"keep": "Tiny"}), ("Euler", {"budget": 0.2})])
+    ("Heun", {"keep": "Exact"}), ("Euler", {"keep": "Balanced"}), ("Heun", {"keep": "Tiny"}),
+    ("Euler", {"budget": 0.2})])
 def test_its_size_is_known_before(studio, save, settings, sampler, caplog) -> None:
     picture = Image.new("RGB", (200, 150), (9, 99, 199))
     with caplog.at_level(logging.INFO, "RefDrop"):

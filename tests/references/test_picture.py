@@ -94,7 +94,8 @@ def test_the_noise_belongs_to_the_seed() -> None:
 
 
 @pytest.mark.parametrize("sigma, flow, spread, kept, added", [
-    (0.0, False, 1.0, 1.0, 0.0), (1.0, False, 1.0, math.sqrt(0.5), math.sqrt(0.5)), (3.0, False, 1.0, 0.31622777, 0.9486833),
+    (0.0, False, 1.0, 1.0, 0.0), (1.0, False, 1.0, math.sqrt(0.5), math.sqrt(0.5)),
+    (3.0, False, 1.0, 0.31622777, 0.9486833),
     (0.0, True, 1.0, 1.0, 0.0), (0.25, True, 1.0, 0.75, 0.25), (1.0, True, 1.0, 0.0, 1.0),
     (1.2, False, 0.5, 1 / 1.3, 1.2 / 1.3)])
 def test_noise_is_added_as_the_model_was_taught(sigma, flow, spread, kept, added) -> None:

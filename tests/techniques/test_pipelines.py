@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from demo.model import new_pipeline
 from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
@@ -13,10 +14,9 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionXLPipeline,
-    UniPCMultistepScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
-from demo.model import new_pipeline
 from PIL import Image
 
 import lib_refdrop as refdrop

@@ -170,8 +170,9 @@ def test_a_web_uis_vae_is_asked_whole_and_its_random_numbers_stay(monkeypatch) -
         asked.append((approximation, model))
         return image.mean() + torch.randn(len(image), 4, 8, 8)
 
-    parts = {"modules.script_callbacks": {}, "modules.shared": {}, "modules.scripts": {"Script": object,
-             "AlwaysVisible": True}, "modules.sd_samplers_common": {"images_tensor_to_samples": images_tensor_to_samples}}
+    parts = {"modules.script_callbacks": {}, "modules.shared": {},
+             "modules.scripts": {"Script": object, "AlwaysVisible": True},
+             "modules.sd_samplers_common": {"images_tensor_to_samples": images_tensor_to_samples}}
     monkeypatch.setitem(sys.modules, "modules", ModuleType("modules"))
     for name, contents in parts.items():
         made = ModuleType(name)
