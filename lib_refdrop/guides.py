@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from PIL import Image
+
 from .model.sites import SECTIONS
 from .references import names
 from .techniques.reference.course import EVERYTHING, Window, parse
+from .techniques.reference.masks import Mask
 from .techniques.reference.strength import Strength
 from .words import MINUS, SettingsError, shown
 
@@ -26,7 +29,8 @@ TOO_MUCH, TOO_LITTLE = 1.0, -0.5  # sums of strengths: beyond them pictures fall
 @dataclass(frozen=True)
 class Guide:
     """One reference: its name in a store ("Disk", "RAM"; empty name: the newest there), its coefficient c, the part of
-    the schedule in which it acts, and the expression of its layers."""
+    the schedule in which it acts, the expression of its layers, and two masks (images or base64 text of one; empty:
+    everywhere): where in the new picture it acts, and which part of the reference is looked at."""
 
     name: str = ""
     rfg: float = 0.3
@@ -34,24 +38,32 @@ class Guide:
     until: float = 1.0
     layers: str = EVERYTHING
     store: str = "Disk"
+    mask: Any = ""
+    reference_mask: Any = ""
 
     def strength(self, sections: tuple[str, ...] = SECTIONS) -> Strength:
-        """Raises :class:`SettingsError` for an expression with a mistake."""
-        return Strength(self.rfg, sections, parse(self.layers), Window(self.start, self.until))
+        """Raises :class:`SettingsError` for an expression with a mistake, or a mask that is none."""
+        mask, looks_at = (Mask.given(given, what) if given != "" else None for given, what in (
+            (self.mask, "The mask"), (self.reference_mask, "The reference's mask")))
+        return Strength(self.rfg, sections, parse(self.layers), Window(self.start, self.until), mask, looks_at)
 
     def __str__(self) -> str:
         """As people are told of it: 'hero' at 0.3."""
         where = [self.layers] if self.layers.strip().lower() not in ("", EVERYTHING.lower()) else []
         if (self.start, self.until) != (0, 1):
             where.append(f"from {self.start:.0%} to {self.until:.0%} of the schedule")
+        where += ["within a mask"] if self.mask != "" else []
+        where += ["a part of it"] if self.reference_mask != "" else []
         return f"{self.name!r} at {self.rfg:g}" + (f" ({'; '.join(where)})" if where else "")
 
 
 _KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "from": "start", "until": "until",
-         "layers": "layers", "store": "store"}
+         "layers": "layers", "store": "store", "mask": "mask", "reference_mask": "reference_mask"}
+# Masks are no text for a picture's parameters.
 _WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store"}
 
 
+MASKS = ("mask", "reference_mask")
 _LIST = ("[", "{")  # how JSON begins
 
 
@@ -114,7 +126,7 @@ def _guide(entry: Any, place: int, usual: Guide) -> Guide:
         raise SettingsError(f"{which} must be an object with a name, not {shown(entry)}.")
     if unknown := sorted(map(str, set(entry) - set(_KEYS))):
         raise SettingsError(f"{which} has no setting named {shown(unknown[0])}; there are: "
-                            f"{', '.join(_WRITTEN.values())}.")
+                            f"{', '.join([*_WRITTEN.values(), *MASKS])}.")
     found: dict[str, Any] = {}
     for key, value in entry.items():
         if _KEYS[key] in found:
@@ -131,6 +143,9 @@ def _guide(entry: Any, place: int, usual: Guide) -> Guide:
         if store is None:
             raise SettingsError(f"{which}: store must be RAM or Disk, not {shown(found['store'])}.")
         found["store"] = store
+    for name in MASKS:
+        if not isinstance(found.get(name, ""), (str, Image.Image)):
+            raise SettingsError(f"{which}: {name} must be an image as base64 text, not {shown(found[name])}.")
     if not isinstance(found.get("layers", ""), str):
         raise SettingsError(f"{which}: layers must be text, not {shown(found['layers'])}.")
     return checked(replace(usual, **found), which)

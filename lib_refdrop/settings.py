@@ -96,6 +96,12 @@ class Settings:
                             "prompt is its caption.", infotext="RefDrop picture", tier="picture", picture=True)
     picture_seed: int = _setting(0, "Picture seed", "Of the noise that is added to the picture.", minimum=0,
                                  maximum=2**32 - 1, infotext="RefDrop picture seed", tier="picture")
+    mask: Any = _setting("", "Mask", "Use: white is where references act in the new picture; black leaves it alone. A "
+                         "transparent picture's alpha serves as well.", infotext="RefDrop mask", tier="masks",
+                         picture=True)
+    reference_mask: Any = _setting("", "Mask of the reference", "Use: white is what may be looked at of the "
+                                   "reference's picture.", infotext="RefDrop reference mask", tier="masks",
+                                   picture=True)
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -147,7 +153,7 @@ class Settings:
         Raises :class:`SettingsError`.
         """
         main = guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
-                                           self.store), "Guidance")
+                                           self.store, self.mask, self.reference_mask), "Guidance")
         listed = guides.read(self.references, main)
         found = [main, *listed] if names.normalised(self.reference) or not listed else listed
         if len(found) > guides.MOST:
@@ -175,17 +181,18 @@ class Settings:
         on = (self.layer_input, self.layer_middle, self.layer_output)
         return tuple(section for section, chosen in zip(SECTIONS, on) if chosen)
 
-    def infotext(self, used: str, picture: str = "") -> dict[str, Any]:
-        """Parameters to write into an image that was guided by, or saved as, reference ``used``; ``picture`` stands for
-        the picture that it was saved of.
+    def infotext(self, used: str, pictures: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Parameters to write into an image that was guided by, or saved as, reference ``used``; ``pictures`` are the
+        words that stand for pictures and masks, by setting.
 
         What decides always stands there: how strongly and by what it was guided, or how it was kept; the rest where it
         differs from its default.
         """
         texts: dict[str, Any] = {}
+        told = {"reference": used, **dict.fromkeys(guides.MASKS, ""), "picture": "", **(pictures or {})}
         for name, default, control in self.controls():
-            value = {"reference": used, "picture": picture}.get(name, getattr(self, name))
-            decides = name in _DECIDES[self.mode] or (picture and name == "picture_seed")
+            value = told.get(name, getattr(self, name))
+            decides = name in _DECIDES[self.mode] or (told["picture"] and name == "picture_seed")
             if control.infotext and (decides or value != default):
                 texts[control.infotext] = value
         if self.mode == "Save":
@@ -213,7 +220,7 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
     if isinstance(default, int):
         return guides.whole_number(value, control.label, int(control.minimum), int(control.maximum))
     if control.picture:
-        return _check_picture(value)
+        return _check_picture(value, control.label)
     text = "" if value is None else value
     if not isinstance(text, str):
         raise SettingsError(f"{control.label} must be text, not {shown(value)}.")
@@ -225,9 +232,9 @@ def check_value(value: Any, default: Any, control: Control) -> Any:
     raise SettingsError(f"{control.label} must be {' or '.join(control.choices)}, not {shown(value)}.")
 
 
-def _check_picture(value: Any) -> Any:
+def _check_picture(value: Any, label: str) -> Any:
     if value is None or isinstance(value, str):
         return (value or "").strip()
     if not isinstance(value, Image.Image):
-        raise SettingsError(f"Picture must be an image as base64 text, not {shown(value)}.")
+        raise SettingsError(f"{label} must be an image as base64 text, not {shown(value)}.")
     return value

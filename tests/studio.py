@@ -69,7 +69,8 @@ class Studio:
 
     def guiding(self, reference, c, sections=SECTIONS, replays=None) -> SamplingPass:
         """A pass in which a reference guides."""
-        return SamplingPass([Guidance([(reference, Strength(c, sections))], self.lineage, replays=replays)])
+        strength = c if isinstance(c, Strength) else Strength(c, sections)
+        return SamplingPass([Guidance([(reference, strength)], self.lineage, replays=replays)])
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,16 @@ from .reference import FORMAT_VERSION, GIVEN, RecordedCall, describe_lineage
 def compose(lineage: Lineage, provenance: Mapping[str, Any], plan: Plan,
             kept_as: Mapping[str, Mapping[Site, Representation]], nbytes: int,
             calls: Mapping[str, Sequence[RecordedCall]],
-            given: Mapping[str, Mapping[Kind, Sequence[int]]], name: str = "") -> dict[str, Any]:
-    """The manifest of what was recorded: how each pass's sites are kept, the calls, and each call's conditioning."""
+            given: Mapping[str, Mapping[Kind, Sequence[int]]], name: str = "",
+            sizes: Mapping[str, tuple[int, int]] | None = None) -> dict[str, Any]:
+    """The manifest of what was recorded: how each pass's sites are kept, the calls, each call's conditioning, and the
+    height and width of each pass's latents."""
     return {
         "format": FORMAT_VERSION, "name": name, "id": uuid4().hex,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **describe_lineage(lineage), **provenance,
         "kept": {**plan.manifest(kept_as), "bytes": nbytes},
+        "sizes": {each: list(size) for each, size in (sizes or {}).items()},
         "passes": {each: [list(call) for call in recorded] for each, recorded in calls.items()},
         GIVEN: {each: {str(kind): list(numbers) for kind, numbers in kinds.items()} for each, kinds in given.items()},
     }
@@ -40,3 +43,12 @@ def kept_as(manifest: Mapping[str, Any], pass_name: str) -> dict[Site, Represent
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
     return found
+
+
+def size_of(manifest: Mapping[str, Any], pass_name: str) -> tuple[int, int] | None:
+    """Height and width of a pass's latents, where a manifest tells."""
+    sizes = manifest.get("sizes")
+    found = sizes.get(pass_name) if isinstance(sizes, Mapping) else None
+    if not isinstance(found, list) or len(found) != 2 or not all(type(side) is int and side > 0 for side in found):
+        return None
+    return found[0], found[1]

@@ -30,12 +30,27 @@ CELL = 8  # pixels of a latent's cell, both ways
 def opened(given: str | Image.Image) -> Image.Image:
     """The picture in RGB, upright, white where it is transparent: from base64 text (with or without
     ``data:image/png;base64,``), or an image. Raises :class:`SettingsError` where it is none or none that can serve."""
-    image = _decoded(given) if isinstance(given, str) else given
-    _check(image)
+    image = decoded(given)
+    if max(image.size) > _MOST_SLENDER * min(image.size):
+        raise SettingsError(f"The picture is too slender ({image.width}×{image.height} pixels); cut it to at most "
+                            f"{_MOST_SLENDER} times as long as wide.")
+    return _plain(image)
+
+
+def decoded(given: str | Image.Image, what: str = "The picture") -> Image.Image:
+    """An image as it is, upright, read to its end. Raises :class:`SettingsError` as :func:`opened` does; ``what`` it is
+    called there."""
+    image = _read(given, what) if isinstance(given, str) else given
+    wide, high = image.size
+    if not wide or not high:
+        raise SettingsError(f"{what} has no pixels ({wide}×{high}); give another one.")
+    if wide * high > _MOST_PIXELS:
+        raise SettingsError(f"{what} is too large ({wide}×{high} pixels); give one of at most 8192×8192.")
     try:
-        return _plain(ImageOps.exif_transpose(image))
+        image.load()
+        return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(error) from error
+        raise _unreadable(error, what) from error
 
 
 def digest(image: Image.Image) -> str:
@@ -74,29 +89,18 @@ def noised(latent: Tensor, noise: Tensor, sigma: float, flow: bool = False, spre
     return (latent + sigma * noise) / math.sqrt(spread**2 + sigma**2)
 
 
-def _decoded(text: str) -> Image.Image:
+def _read(text: str, what: str) -> Image.Image:
     if len(text) > _LONGEST_TEXT:
-        raise SettingsError(f"The picture is {len(text) // 10**6} million letters of text; give a smaller one.")
+        raise SettingsError(f"{what} is {len(text) // 10**6} million letters of text; give a smaller one.")
     start = _DATA_URL.match(text)
     try:
         data = base64.b64decode(re.sub(r"\s+", "", text[start.end() if start else 0:]), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise SettingsError("The picture must be an image's bytes as base64 text, or a data URL.") from error
+        raise SettingsError(f"{what} must be an image's bytes as base64 text, or a data URL.") from error
     try:
         return Image.open(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(error) from error
-
-
-def _check(image: Image.Image) -> None:
-    wide, high = image.size
-    if not wide or not high:
-        raise SettingsError(f"The picture has no pixels ({wide}×{high}); give another one.")
-    if wide * high > _MOST_PIXELS:
-        raise SettingsError(f"The picture is too large ({wide}×{high} pixels); give one of at most 8192×8192.")
-    if max(wide, high) > _MOST_SLENDER * min(wide, high):
-        raise SettingsError(f"The picture is too slender ({wide}×{high} pixels); cut it to at most {_MOST_SLENDER} "
-                            "times as long as wide.")
+        raise _unreadable(error, what) from error
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -110,5 +114,5 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _unreadable(error: Exception) -> SettingsError:
-    return SettingsError(f"The picture cannot be read; give a PNG, JPEG or WebP ({first_line(error, 80)}).")
+def _unreadable(error: Exception, what: str) -> SettingsError:
+    return SettingsError(f"{what} cannot be read; give a PNG, JPEG or WebP ({first_line(error, 80)}).")

@@ -136,5 +136,4 @@ def manifest_text(plan: Plan, lineage: Lineage, pictures: tuple[Picture, ...],
         given[name] = {kind: [0] * count for kind in picture.kinds} if plan.trajectory else {}
         kept_as[name] = dict(plan.sites)
     return json.dumps(compose(lineage, _USUAL if provenance is None else provenance, plan, kept_as, nbytes, calls,
-                              given,
-                              "a" * 30))
+                              given, "a" * 30, {each.pass_name: (each.height, each.width) for each in pictures}))

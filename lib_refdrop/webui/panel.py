@@ -46,14 +46,14 @@ class Panel:
         """Keeps the line of size right, where the host has all of :data:`~lib_refdrop.webui.forecast.NEEDED`."""
         if not set(NEEDED.values()) <= set(inputs):
             return
-        # Not the picture: it is as large as a generation anyway, and older gradio sends it whole with every event.
-        names, picture = list(inputs), self._control("picture")
-        controls = [control for control in self.controls if control is not picture]
-        count, at = len(controls), self.controls.index(picture)
+        # No pictures: what is saved is as large with them, and older gradio sends them whole with every event.
+        names = list(inputs)
+        controls = [control for control, (_, _, how) in zip(self.controls, Settings.controls()) if not how.picture]
 
         def line(*values: Any) -> str:
-            settings = [*values[:at], None, *values[at:count]]
-            return _line(forecast(self._host, settings, dict(zip(names, values[count:]))))
+            left = iter(values)
+            settings = [None if how.picture else next(left) for _, _, how in Settings.controls()]
+            return _line(forecast(self._host, settings, dict(zip(names, left))))
 
         deciding = [self._control(name) for name in ("mode", "enabled_hr", "save_percent", "layer_input",
                                                      "layer_middle", "layer_output", "keep", "budget")]
@@ -97,6 +97,11 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
             for name, default, control in known:
                 if control.tier == "picture":
                     made[name] = _component(name, default, control, tab)
+        with gr.Accordion("Masks", open=False, elem_id=f"refdrop_{tab}_masks"), gr.Row():
+            for name, default, control in known:
+                if control.tier == "masks":
+                    with gr.Column():
+                        made[name] = _component(name, default, control, tab)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
             for name, default, control in known:
                 if control.tier == "advanced" and name not in made:

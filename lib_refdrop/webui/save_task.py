@@ -95,7 +95,7 @@ class SaveTask(Task):
             self._notes.note(few)
         shelf.saved = Last(self.job.settings.store, self.job.settings.reference, saved.name)
         picture = digest(self._picture) if self._picture else ""
-        write(p, self.job.settings.infotext(saved.name, picture), self._notes.notes, only_first=True)
+        write(p, self.job.settings.infotext(saved.name, {"picture": picture}), self._notes.notes, only_first=True)
         tell(p, " ".join([shelf.describe(saved, bool(picture)), recording.plan.explanation, *self._notes.notes]), shelf)
 
     def close(self) -> None:

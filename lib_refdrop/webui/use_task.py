@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ..guides import Guide, warning
+from ..guides import MASKS, Guide, warning
+from ..references.picture import decoded, digest
 from ..references.reference import Reference
 from ..techniques.reference.guidance import Guidance
 from ..techniques.reference.strength import Strength
@@ -73,7 +74,9 @@ class UseTask(Task):
                     done.note(sentence)
             if much := warning(self._guides):
                 done.note(much)
-            write(p, self.job.settings.of_guides(self._guides).infotext(self._guides[0].name), done.notes)
+            main = self._guides[0]
+            masks = {name: digest(decoded(getattr(main, name))) for name in MASKS if getattr(main, name) != ""}
+            write(p, self.job.settings.of_guides(self._guides).infotext(main.name, masks), done.notes)
             said = f"Guided by {_listed(self._guides)}, {_how_much(done)}."
             tell(p, " ".join([said, *done.notes]), shelf)
         elif not interrupted:

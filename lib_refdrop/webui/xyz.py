@@ -11,7 +11,7 @@ from ..words import MINUS
 from .host import Host
 from .shelf import Shelf
 
-_NO_AXIS = ("store", "replace", "on_problem", "picture")
+_NO_AXIS = ("store", "replace", "on_problem")
 _ATTRIBUTE = "refdrop_axes"  # on a processing object: the settings that a plot's cell changes
 
 
@@ -39,7 +39,7 @@ def with_axes(p: Any, args: Sequence[Any]) -> list[Any]:
 def _axes(module: Any, shelf: Shelf) -> list[Any]:
     return [module.AxisOption(f"[{SCRIPT_NAME}] {control.label}", _type(default),
                               partial(_apply, name), choices=_choices(name, default, control, shelf))
-            for name, default, control in Settings.controls() if name not in _NO_AXIS]
+            for name, default, control in Settings.controls() if name not in _NO_AXIS and not control.picture]
 
 
 def _type(default: Any) -> Callable[[Any], Any]:

@@ -151,13 +151,15 @@ def test_a_picture_switches_to_save_and_goes_when_it_is_to_be_used(page) -> None
     assert changed.inputs == [mode] and changed.fn("Use")["value"] is None and "value" not in changed.fn("Save")
 
 
-def test_the_forecast_does_not_send_the_picture_around(page) -> None:
+def test_the_forecast_does_not_send_pictures_around(page) -> None:
     blocks, _ = page
-    (picture,) = [each for each in blocks.blocks.values() if isinstance(each, gr.Image)]
-    assert picture.elem_id == "refdrop_txt2img_picture" and picture.type == "pil" and picture.value is None
-    assert not any(picture in function.inputs for function in blocks.fns.values())
+    pictures = [each for each in blocks.blocks.values() if isinstance(each, gr.Image)]
+    assert [each.elem_id for each in pictures] == [
+        f"refdrop_txt2img_{name}" for name in ("picture", "mask", "reference_mask")]
+    assert all(each.type == "pil" and each.value is None for each in pictures)
+    assert not any(each in function.inputs for each in pictures for function in blocks.fns.values())
     lines = [function for function in blocks.fns.values() if len(function.inputs) > 10]
-    values = [True, 0.3, "Save", *[default for name, default, _ in Settings.controls()[3:] if name != "picture"]]
+    values = [True, 0.3, "Save", *[default for _, default, control in Settings.controls()[3:] if not control.picture]]
     said = lines[0].fn(*values, *[20] * (len(lines[0].inputs) - len(values)))
     assert "known with a model loaded" in said  # every setting is in its own place
 

@@ -11,12 +11,14 @@ from ...model.layer import ModelCall, SiteInput
 from ...model.rows import COND, UNCOND, Kind, Run, runs
 from ...model.schedule import Progress
 from ...model.sites import Lineage, Site
-from ...references.codec import decode
+from ...references.codec import Representation, decode
+from ...references.manifest import kept_as, size_of
 from ...references.on_device import Ahead, KeyValues, Projected
 from ...references.reference import Key, Reference, Served, has_branch
 from ...references.replay import Replays, replay
 from ...words import ReferenceProblem, first_line, no_memory
 from ..technique import Outcome, Technique
+from .masks import looked_at
 from .rfg import blend
 from .strength import Strength
 
@@ -58,14 +60,15 @@ class Guidance(Technique):
         if not here:
             return own
         for kind, rows in self._runs:
-            references, coefficients = [], []
+            references, coefficients, masks = [], [], []
             for guide in here:
                 if (feature := guide.fetch(site, kind, layer, own)) is not None:
                     references.append(layer.attend(rows, *feature))
                     coefficients.append(guide.strength_at(site, kind))
+                    masks.append(guide.where(own.shape[1], own.device))
             touched = touched or bool(references)
             self._left_out = self._left_out or not references
-            parts.append(blend(own[rows], references, coefficients))
+            parts.append(blend(own[rows], references, coefficients, masks))
         if not touched:
             return own
         self._acted = True
@@ -120,6 +123,8 @@ class _Guide:
         self._ahead: Ahead | None = None
         self.due = False  # a model call in which it was to act has come
         self._acting = False  # in the model call that runs
+        self._call: ModelCall | None = None  # the one that runs
+        self._kept_as: Mapping[Site, Representation] = kept_as(reference.manifest, pass_name)
         self._coefficients: dict[Kind, float] = {}  # of each kind of row, in the model call that runs
         self._serving: dict[Kind, Served] = {}  # in the model call that runs
         self._last: dict[Kind, Served] = {}  # in the last call that each kind of row was in
@@ -128,6 +133,7 @@ class _Guide:
     def replayed(self, features: Reference) -> None:
         """The reference's features, computed from its trajectory."""
         self._features, self._record, self.needs_replay = features, features.passes[self.pass_name], False
+        self._kept_as = kept_as(features.manifest, self.pass_name)
         self._ahead = None
         self.sites = self._factors.keys() & features.sites(self.pass_name)
 
@@ -143,7 +149,7 @@ class _Guide:
         self._serving, self._acting = {}, self.acts_at(progress)
         if not self._acting:
             return
-        self.due = True
+        self.due, self._call = True, call
         self._coefficients = {kind: self.strength.at(progress, kind) for kind in call.visits}
         for kind, visit in call.visits.items():
             if not self._coefficients[kind]:
@@ -175,10 +181,41 @@ class _Guide:
             if parts is None:
                 return None
             decoded = decode(parts, like.dtype, like.device)
-            found = *self._key_values(decoded, site, layer), decoded.get("bias")
+            found = self._seen(site, *self._key_values(decoded, site, layer), decoded.get("bias"))
             if len(self._record.levels) < len(self._record.calls):  # the next calls may have the same level nearest
                 self._projected.keep(served, site, found)
         return found
+
+    def where(self, tokens: int, device: torch.device) -> Tensor | None:
+        """The mask over a layer's tokens ``[tokens, 1]``; None where it acts everywhere."""
+        if self.strength.mask is None or self._call is None:
+            return None
+        if self._call.tiled or not self._call.host:
+            raise ReferenceProblem("A mask needs the picture in one piece, and here it is drawn in tiles; switch "
+                                   "MultiDiffusion or Tiled Diffusion off, or take the mask out.")
+        return self.strength.mask.where(tokens, self._call.size, device)
+
+    def _seen(self, site: Site, k: Tensor, v: Tensor, bias: Tensor | None) -> KeyValues:
+        """What of a feature may be looked at. Raises :class:`ReferenceProblem` where its tokens are no places."""
+        if self.strength.looks_at is None:
+            return k, v, bias
+        grid = self._grid(site)
+        if grid is None or grid[0] * grid[1] != len(k):
+            raise ReferenceProblem(f"Reference {self.reference.name!r} does not tell where in its picture its tokens "
+                                   "are, so a part of it cannot be chosen; save it again, or take its mask out.")
+        return looked_at(k, v, bias, self.strength.looks_at.over(grid, k.device))
+
+    def _grid(self, site: Site) -> tuple[int, int] | None:
+        """Rows and columns of a site's kept tokens in the reference's picture; None where that is not known."""
+        size = size_of(self._features.manifest, self.pass_name)
+        if size is None and self.reference.seen(self.pass_name):  # of an earlier version
+            size = self.reference.latent_size(self.pass_name)
+        if size is None or site not in self._kept_as:
+            return None
+        rows, columns = size
+        for _ in range(self._widths[site].level):  # every down-sampling halves and rounds up
+            rows, columns = -(-rows // 2), -(-columns // 2)
+        return self._kept_as[site].grid(rows, columns)
 
     def _key_values(self, decoded: Mapping[str, Tensor], site: Site, layer: SiteInput) -> tuple[Tensor, Tensor]:
         """K and V of a decoded feature. Raises :class:`ReferenceProblem` where the layer is of another width: a lineage

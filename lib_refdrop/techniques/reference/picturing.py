@@ -46,8 +46,8 @@ class PictureRecording(Recording):
             self._noise = seeded_noise(tuple(self._latent.shape), self._seed)
         # At a level the picture looks the same however often a sampler comes back to it.
         super().call(replace(call, visits={kind: visit for kind, visit in call.visits.items() if visit == 0}))
-        if self._now:
-            self._size = self._latent.shape[-2], self._latent.shape[-1]
+        if self._now or self._latent.numel():
+            self._size = self._pictures[self._pass] = self._latent.shape[-2], self._latent.shape[-1]
         for kind, (row, index) in list(self._now.items()):
             call.replay(self._inputs(call, row), partial(self._hears, index, kind))
         self._now = {}

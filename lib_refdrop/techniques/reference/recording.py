@@ -52,6 +52,7 @@ class Recording(Technique):
         self._contents: dict[tuple[str, bytes], int] = {}
         self._levels: dict[str, Levels] = {}
         self._pass, self._size, self._sigma = "", (0, 0), 0.0
+        self._pictures: dict[str, tuple[int, int]] = {}  # height and width of each pass's latents
         self._now: dict[Kind, tuple[int, int]] = {}  # in the call that runs: the row to keep and the recorded call
         self._left: int | None = None  # of the writer's room before the last call's features
         self._most_a_call = 0  # bytes that the features of a call of this pass took
@@ -81,6 +82,8 @@ class Recording(Technique):
         if self._left is not None and left is not None:
             self._most_a_call = max(self._most_a_call, self._left - left)
         self._left = None
+        if call.host:
+            self._pictures[self._pass] = call.size
         before = list(levels.kept)
         wanted = levels.wants(call.sigma)
         for sigma in set(before) - set(levels.kept):
@@ -139,6 +142,8 @@ class Recording(Technique):
         """The index of the recorded call at this level and visit, which joins the others where it is new; for
         replays."""
         self._size = size
+        if size != (0, 0):
+            self._pictures[self._pass] = size
         return self._index(sigma, visit)
 
     def reference(self, name: str) -> Reference:
@@ -271,8 +276,7 @@ class Recording(Technique):
                         for kind, numbers in kinds.items()}
                  for name, kinds in self._given.items()}
         return compose(self.lineage, self.provenance, self.plan, self._kept_as, sum(self._sizes.values()), self._calls,
-                       given,
-                       name)
+                       given, name, self._pictures)
 
 
 def _digest(conditioning: Mapping[str, Tensor]) -> bytes:

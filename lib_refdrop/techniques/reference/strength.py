@@ -8,17 +8,23 @@ from ...model.rows import Kind
 from ...model.sites import SECTIONS, Lineage, Site
 from ...words import SettingsError
 from .course import Course, Window
+from .masks import Mask
 
 
 @dataclass(frozen=True)
 class Strength:
     """``c`` in [−1, 1] in the chosen ``sections`` and within ``window`` of the schedule, times the factor of its
-    ``course``; 0 elsewhere. A plain number is its short form: :meth:`of`."""
+    ``course``; 0 elsewhere. A plain number is its short form: :meth:`of`.
+
+    ``mask`` says where in the new picture it acts (Eq. 6), ``looks_at`` which part of the reference may be looked at.
+    """
 
     c: float
     sections: tuple[str, ...] = SECTIONS
     course: Course = field(default_factory=Course)
     window: Window = Window()
+    mask: Mask | None = None
+    looks_at: Mask | None = None
 
     @classmethod
     def of(cls, strength: Strength | float) -> Strength:
