@@ -14,6 +14,10 @@ DIR/contributions.json the table that budgets are kept by (lib_refdrop/reference
 
 draws every method of examples/demo/methods.py at each of its strengths instead: agreement against adherence and against
 copy rate in DIR/methods.png, the figures and the time over plain in DIR/methods.txt and DIR/methods.json.
+
+    python examples/evaluate.py --pictures --seed 7 --pairs 32 --steps 12 --out DIR
+
+lets a drawing that the model never made guide, beside a generated reference of the same description: DIR/pictures.json.
 """
 
 from __future__ import annotations
@@ -73,6 +77,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="compare all methods of examples/demo/methods.py, or those named")
     parser.add_argument("--open", action="store_true",
                         help="targets' prompts name the kind alone, so that what leaks of pose and ground shows")
+    parser.add_argument("--pictures", action="store_true",
+                        help="compare a drawing as the reference with a generated one of the same description")
     options = parser.parse_args(arguments)
     if options.size % 8 or options.size < 64:
         parser.error("--size is a multiple of 8, from 64 on")
@@ -82,6 +88,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--ablate and --methods are two measurements; ask for one of them")
     if options.ablate is not None and options.open:
         parser.error("--open is of the evaluation and of --methods, not of --ablate")
+    if options.pictures and (options.ablate is not None or options.methods is not None or options.open):
+        parser.error("--pictures is a measurement of its own; leave --ablate, --methods and --open out")
     return options
 
 
@@ -94,6 +102,8 @@ def main(arguments: list[str]) -> int:
         with problems_are_sentences():
             if options.methods is not None:
                 return compare(options)
+            if options.pictures:
+                return drawings(options)
             return evaluate(options) if options.ablate is None else ablate(options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
@@ -101,6 +111,27 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+
+
+def drawings(options: argparse.Namespace) -> int:
+    from demo.client import HttpClient, LocalClient, Recipe
+    from demo.pairs import make_pairs
+    from demo.pictures import compare as compare_pictures
+    from demo.pictures import table as pictures_table
+    from demo.reader import Reader
+    from demo.report import write
+    from demo.setup import Ticker
+
+    recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
+    reader = Reader.load(MODEL)
+    client = HttpClient(options.url) if options.url else LocalClient(MODEL, options.out / "references")
+    with Ticker() as ticker:
+        made = compare_pictures(client, recipe, reader, make_pairs(options.seed, options.pairs), progress=ticker.show)
+    report = made.report()
+    write({"seed": options.seed, "pairs": options.pairs, "recipe": vars(recipe), **report},
+          options.out / "pictures.json")
+    print("\n" + pictures_table(report))
+    return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
