@@ -75,3 +75,13 @@ def test_what_cannot_be_is_a_sentence(studio, two, settings, sentence) -> None:
 
 def test_much_is_told_of(studio, two) -> None:
     assert "add up to 1.4" in studio.draw({"references": "hero: 0.7; other: 0.7"}, **NURSE).comments
+
+
+def test_what_one_of_several_did_not_do_is_told(studio, two) -> None:
+    studio.draw({"mode": "Save", "reference": "start", "save_percent": 25, "keep": "Exact"}, seed=3)
+    part = studio.draw({"references": "hero: 0.3; start: 0.3"}, **NURSE)
+    assert "throughout" not in part.comments and "in 4 of 4 model calls, in 1 of them on every row" in part.comments
+    three = [{"name": "hero"}, {"name": "start", "from": 0.5}, {"name": "other", "from": 0.9}]
+    late = studio.draw({"references": three}, **NURSE)
+    assert "'start' did not guide: it has no features at the noise levels" in late.comments
+    assert "'other' did not guide: no step of this run" in late.comments

@@ -40,7 +40,7 @@ class Guidance(Technique):
                         for reference, strength in references]
         self._lineage, self._replays, self._progress = lineage, replays or Replays(), Progress(sigmas)
         self._outcome, self._runs = Outcome(), list[Run]()
-        self._acted = self._left_out = False  # in the call that runs: on a row; on no row of a run at a site of ours
+        self._acted = self._left_out = False  # in the call that runs: on a row; on a run at a site of ours lacked a reference
 
     def call(self, call: ModelCall) -> None:
         """Raises :class:`ReferenceProblem` where a trajectory cannot be replayed on this model."""
@@ -67,7 +67,7 @@ class Guidance(Technique):
                     coefficients.append(guide.strength_at(site, kind))
                     masks.append(guide.where(own.shape[1], own.device))
             touched = touched or bool(references)
-            self._left_out = self._left_out or not references
+            self._left_out = self._left_out or len(references) < len(here)
             parts.append(blend(own[rows], references, coefficients, masks))
         if not touched:
             return own
@@ -87,6 +87,10 @@ class Guidance(Technique):
             raise ReferenceProblem(f"Reference {wanted[0].reference.name!r} has no features at the noise levels of "
                                    "this run, so the image is not guided; save more of its schedule.")
         for guide in self._guides:
+            if guide in wanted and not guide.acted and self._outcome.calls:
+                why = ("it has no features at the noise levels of this run" if guide.due else
+                       "no step of this run lies in its part of the schedule")
+                self._outcome.note(f"Reference {guide.reference.name!r} did not guide: {why}.")
             for sentence in guide.notes:
                 self._outcome.note(sentence)
         return self._outcome
@@ -121,7 +125,7 @@ class _Guide:
                                    "save it again with these.")
         self._features = reference
         self._ahead: Ahead | None = None
-        self.due = False  # a model call in which it was to act has come
+        self.due = self.acted = False  # a model call in which it was to act has come; it did
         self._acting = False  # in the model call that runs
         self._call: ModelCall | None = None  # the one that runs
         self._kept_as: Mapping[Site, Representation] = kept_as(reference.manifest, pass_name)
@@ -180,6 +184,7 @@ class _Guide:
             parts = self._ahead.take(self._key(site, kind))
             if parts is None:
                 return None
+            self.acted = True
             decoded = decode(parts, like.dtype, like.device)
             found = self._seen(site, *self._key_values(decoded, site, layer), decoded.get("bias"))
             if len(self._record.levels) < len(self._record.calls):  # the next calls may have the same level nearest
