@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from ..references.reference import Reference
 from ..words import ReferenceProblem, StoreProblem, shortened
 from .files import FileStore
 from .partial import sync_folder
-from .reading import order_of, read_reference
+from .reading import next_order, order_of, read_reference
 from .writer import FileWriter, reason
 
 
@@ -45,8 +44,7 @@ class DiskStore(FileStore):
         return lambda name: name in listed or os.path.lexists(self._path(name))
 
     def next_order(self) -> int:
-        known = self._looked_at(self._listed()).values()
-        return max(time.time_ns(), 1 + max((order for order in known if order), default=0))
+        return next_order(self._looked_at(self._listed()).values())
 
     def publish(self, partial: Path, name: str, replace: bool) -> Path:
         """Gives a finished file its name: in one step, and over nobody else's file unless asked to."""

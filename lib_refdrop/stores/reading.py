@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -51,19 +53,30 @@ def read_reference(path: Path, name: str) -> Reference:
 
 
 def order_of(path: Path) -> int | None:
+    """:func:`order_in` a file. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return order_in(file, os.fstat(file.fileno()).st_size)
+
+
+def order_in(file: BinaryIO | FileIO, size: int) -> int | None:
     """What a reference is ordered by, without reading its tensors' descriptions: its number, or when it was made, in
     nanoseconds; None for a file that tells neither. Raises OSError."""
-    with open(path, "rb", buffering=0) as file:
-        try:
-            metadata = safetensors.read_metadata(file, os.fstat(file.fileno()).st_size)
-            manifest = json.loads(metadata[MANIFEST])
-            number = manifest.get(ORDER)
-            if type(number) is not int or not 0 < number < _LARGEST_ORDER:
-                made = datetime.fromisoformat(manifest["created"])
-                number = int((made if made.tzinfo else made.replace(tzinfo=timezone.utc)).timestamp() * 1e9)
-            return number
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            return None
+    try:
+        metadata = safetensors.read_metadata(cast(BinaryIO, file), size)
+        manifest = json.loads(metadata[MANIFEST])
+        number = manifest.get(ORDER)
+        if type(number) is not int or not 0 < number < _LARGEST_ORDER:
+            made = datetime.fromisoformat(manifest["created"])
+            number = int((made if made.tzinfo else made.replace(tzinfo=timezone.utc)).timestamp() * 1e9)
+        return number
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def next_order(known: Iterable[int | None]) -> int:
+    """A number above those that a folder has, whatever the clock says; at the very end of the numbers their last, where
+    the times of files decide."""
+    return min(_LARGEST_ORDER - 1, max([time.time_ns(), *(1 + order for order in known if order)]))
 
 
 class FileTensors(Mapping[str, Tensor]):

@@ -25,7 +25,7 @@ from .files import FileStore
 from .interface import Store
 from .partial import DAY, PREFIX, PartialFile, clean, sync
 from .partial import SUFFIX as PARTIAL
-from .reading import read_reference
+from .reading import next_order, order_in, read_reference
 from .writer import FileWriter
 
 # Object stores show a file only when all of it is there, and can refuse to write over another in the same step.
@@ -34,14 +34,17 @@ _VERSION = ("size", "ETag", "etag", "md5Hash", "generation", "mtime", "LastModif
             "created")
 _WHEN = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 _TRIES = 3
+_BEGINNING = 2**16  # bytes that are fetched at once of a file whose manifest is looked at
 
 
 class SharedStore(FileStore):
     """A folder at a URL. Files are written here and then sent; what is read is fetched once and kept in ``cache``.
 
     Files appear whole. Two machines that save under one name in the same moment are told apart by S3 and Google Cloud
-    Storage, which refuse to write over a file; elsewhere the last one would win. Some places count time in seconds:
-    which of two references is the newer one is known there no better than that.
+    Storage, which refuse to write over a file; elsewhere the last one would win.
+
+    What is the newest is told there by the place's own clock, which nobody else sets and some count in seconds.
+    Elsewhere files bring the times of other machines along, so that their manifests tell, as in a folder.
     """
 
     def __init__(self, url: str, cache: Path | None = None) -> None:
@@ -66,17 +69,18 @@ class SharedStore(FileStore):
                                and "mode" in signature(put).parameters)  # older versions write over whatever is there
         home = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd-refdrop"
         self._cache = home / _short(url)
+        self._orders: dict[str, tuple[str, int | None]] = {}  # by path, and as what it was looked at
 
     def names(self) -> list[str]:
         found = self._listed()
-        return sorted(found, key=lambda name: (_when(found[name]), name))
+        orders = self._looked_at(found)
+        return sorted(found, key=lambda name: (orders[name] or _when(found[name]) * 1e9, _when(found[name]), name))
 
     def taken(self) -> Callable[[str], bool]:
         return self._listed().__contains__
 
     def next_order(self) -> int:
-        """The place's own clock orders what lies there."""
-        return time.time_ns()
+        return next_order(self._looked_at(self._listed()).values())
 
     def publish(self, partial: Path, name: str, replace: bool) -> str:
         remote = self._remote(name)
@@ -144,6 +148,21 @@ class SharedStore(FileStore):
             except FileNotFoundError:
                 return []
 
+    def _looked_at(self, found: dict[str, dict]) -> dict[str, int | None]:
+        """What each file's manifest says of its place in the order; a file is looked at once, and not at all where the
+        place's own clock tells."""
+        if self._whole_at_once:
+            return dict.fromkeys(found)
+        known, orders = self._orders, {}
+        for name, info in found.items():
+            path, state = info["name"], _state(info)
+            if known.get(path, ("", None))[0] != state:
+                with contextlib.suppress(Exception):  # every kind of place has errors of its own; its time tells then
+                    with self._files.open(path, "rb", block_size=_BEGINNING) as file:
+                        known[path] = state, order_in(file, info["size"])
+            orders[name] = known.get(path, ("", None))[1]
+        return orders
+
     def _fetched(self, remote: str) -> Path:
         """The local copy of a file as it is now in the library. Raises FileNotFoundError."""
         self._cache.mkdir(parents=True, exist_ok=True)
@@ -172,7 +191,7 @@ class SharedStore(FileStore):
     def _version(self, remote: str) -> str:
         self._files.invalidate_cache()
         info = self._files.info(remote)
-        return _short(str([info.get(key) for key in _VERSION]))
+        return _state(info)
 
     def _forget(self, remote: str, newest: Path) -> None:
         """Deletes local copies of earlier versions, and of files that nobody used for a week."""
@@ -218,6 +237,11 @@ def _fsspec(url: str) -> ModuleType:
         raise StoreProblem(f"The shared library {url} needs the package fsspec; install it into the Python of the web "
                            "UI (pip install fsspec), or give a folder.") from error
     return fsspec
+
+
+def _state(info: dict) -> str:
+    """Another one is another file, as far as a place tells."""
+    return _short(str([info.get(key) for key in _VERSION]))
 
 
 def _when(info: dict) -> float:

@@ -75,6 +75,19 @@ class Panel:
         return self.controls[[each for each, _, _ in Settings.controls()].index(name)]
 
 
+def connect(made: Mapping[str, tuple[Panel, Any]], host: Host) -> None:
+    """Each tab's panel hears of the other tabs' generations as well: they share the references. ``made`` is each tab's
+    panel and the component that it listens to.
+
+    Not where a tab is hidden: nothing may wait for, or write to, what is not on the page.
+    """
+    hidden = {str(label).lower() for label in getattr(host.opts, "hidden_tabs", None) or ()}
+    for tab, (panel, _) in made.items():
+        for other, (_, component) in made.items():
+            if tab != other and not {tab, other} & hidden:
+                panel.listen_to(component)
+
+
 def build(host: Host, shelf: Shelf, tab: str) -> Panel:
     """Makes the panel inside the ``gradio.Blocks`` that is open; element ids begin with ``refdrop_<tab>``."""
     made: dict[str, Any] = {}

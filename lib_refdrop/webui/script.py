@@ -13,7 +13,7 @@ from .forecast import INPUTS
 from .host import Host, WebUI
 from .messages import complain, set_up_log, stop, stopped_cell
 from .options import add_options
-from .panel import build
+from .panel import Panel, build, connect
 from .run import run_of, start
 from .sentence import picture
 from .shelf import Shelf
@@ -40,6 +40,7 @@ def script_class(host: Host, shelf: Shelf) -> type:
     set_up_log()
     host.on_before_ui(lambda: add_axes(host, shelf))
     host.on_ui_settings(lambda: add_options(host))
+    tabs: dict[str, tuple[Panel, Any]] = {}  # of the page that is being built, with what tells of their generations
 
     class RefDropScript(host.Script):  # type: ignore[name-defined]  # each host has its own
         """Keeps no state of a generation: that is on the processing object, for detailers run others inside one."""
@@ -67,6 +68,9 @@ def script_class(host: Host, shelf: Shelf) -> type:
                 self._inputs[INPUTS[name]] = component
             if elem_id == f"generation_info_{tab}":  # written once after every generation
                 self._panel.listen_to(component)
+                tabs[tab] = self._panel, component
+                if tab == "img2img" and len(tabs) > 1:  # hosts build it after txt2img
+                    connect(tabs, host)
             if elem_id == f"html_log_{tab}":  # the last component of a tab
                 self._panel.forecast_from(self._inputs)
 

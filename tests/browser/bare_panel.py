@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import gradio as gr
 
-from lib_refdrop.webui.panel import Panel, build
+from lib_refdrop.webui.panel import Panel, build, connect
 from lib_refdrop.webui.shelf import Last, Shelf
 
 HIDDEN = "hidden" if int(gr.__version__.split(".")[0]) >= 6 else False  # as web UIs hide it, in each version's way
@@ -32,13 +32,16 @@ def page(folder: Path) -> gr.Blocks:
         cmd_opts=SimpleNamespace(refdrop_dir=str(folder), refdrop_memory=None))
     shelf = Shelf(host)
     with gr.Blocks(analytics_enabled=False, **(STYLE if HIDDEN is False else {})) as blocks:
+        made = {}
         for tab in ("txt2img", "img2img"):
             with gr.Tab(tab):
-                _tab(tab, build(host, shelf, tab), shelf, folder)
+                panel = build(host, shelf, tab)
+                made[tab] = panel, _tab(tab, panel, shelf, folder)
+        connect(made, host)
     return blocks
 
 
-def _tab(tab: str, panel: Panel, shelf: Shelf, folder: Path) -> None:
+def _tab(tab: str, panel: Panel, shelf: Shelf, folder: Path) -> gr.Textbox:
     inputs = {name: gr.Number(value, label=name, elem_id=f"{tab}_{name}")
               for name, value in {"steps": 20, "width": 512, "height": 512, "cfg_scale": 7}.items()}
     inputs["sampler_name"] = gr.Textbox("Euler", label="sampler", elem_id=f"{tab}_sampling")
@@ -57,6 +60,7 @@ def _tab(tab: str, panel: Panel, shelf: Shelf, folder: Path) -> None:
 
     reference = [each for each in panel.controls if each.elem_id == f"refdrop_{tab}_reference"]
     start.click(save, inputs=reference, outputs=[done])
+    return done
 
 
 if __name__ == "__main__":

@@ -94,7 +94,12 @@ def test_one_generation_is_told_of_once(panel) -> None:
     panel.locator("#txt2img_generate").click()
     expect(status(panel)).to_contain_text("Saved reference 'hero-2'")
     panel.wait_for_timeout(3000)
-    assert len(panel.asked) == 2  # the generation, and the line with the list
+    assert len(panel.asked) == 3  # the generation, and the line with the list, in both tabs
+    open_tab(panel, "img2img")
+    expect(status(panel, "img2img")).to_contain_text("Saved reference 'hero-2'")
+    reference(panel, "img2img").click()
+    expect(panel.get_by_role("option", name="hero-2").or_(
+        panel.locator("#refdrop_img2img_reference li", has_text="hero-2")).first).to_be_visible()
 
 
 def test_the_list_is_right_when_a_page_is_loaded_in_both_tabs(panel, panel_address, folder) -> None:

@@ -90,6 +90,13 @@ def test_an_order_that_is_none(store, order):
     assert json.loads(json.dumps(store.load("fourth").manifest))["order"] < 2**62
 
 
+@pytest.mark.parametrize("order", [2**62 - 1, 2**62 - 2, 2**62, 2**63])
+def test_an_order_at_the_end_of_the_numbers_is_not_the_newest_for_ever(store, order):
+    dated(store, "first", order=order, created="2020-01-01T10:00:00+00:00")
+    for number in (4, 5, 6):
+        assert save(store, number, f"later {number}") == store.newest() == DiskStore(store.folder).newest()
+
+
 @pytest.mark.parametrize("created", ["yesterday", "", "9999-99-99", "0001-01-01T00:00:00+23:59"])
 def test_a_date_that_is_none(store, created):
     dated(store, "second", created=created)

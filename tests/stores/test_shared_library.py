@@ -153,6 +153,37 @@ def test_stray_files_are_not_listed(machines):
     assert two.names() == ["hero"] and two.newest() == "hero"
 
 
+def test_the_time_of_a_file_does_not_matter_there_either(machines, monkeypatch):
+    """It may be another machine's, or a copy's: a place that is a folder tells what somebody set."""
+    one, two = machines
+    for number, name in enumerate(("first", "second")):
+        save(one, number, name)
+    ahead = time.time() + 365 * 24 * 3600
+    listing = one._files.ls
+
+    def dated(path, detail=True, **more):
+        found = listing(path, detail=detail, **more)
+        return [{**info, "mtime": ahead, "created": ahead} if info["name"].endswith("first.safetensors") else info
+                for info in found] if detail else found
+
+    monkeypatch.setattr(one._files, "ls", dated)
+    if two._files is not one._files:
+        monkeypatch.setattr(two._files, "ls", dated)
+    save(two, 3, "third")
+    for store in (one, two):
+        assert store.names() == ["first", "second", "third"] and store.newest() == "third"
+
+
+def test_a_clock_that_was_wrong_does_not_make_an_old_reference_the_newest(machines, monkeypatch):
+    one, two = machines
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 365 * 24 * 3600 * 10**9)
+    save(one, 1, "ahead")
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    save(two, 2, "later")
+    assert one.newest() == two.newest() == "later"
+
+
 def test_what_cannot_be_loaded_is_passed_over_for_the_newest(machines):
     one, two = machines
     save(one, 1, "hero")

@@ -69,6 +69,43 @@ def test_the_list_is_filled_when_a_page_is_loaded(page, program) -> None:
     assert all(update["choices"] == ["hero"] for update in updates) and "1 reference on disk" in said
 
 
+def whole_page(program):
+    """Both tabs, each in blocks of its own that come onto the page at the end, as web UIs build theirs; and the
+    components that tell of a generation."""
+    kind, interfaces, told = script.script_class(program.host, program.shelf), [], {}
+    for tab in ("txt2img", "img2img"):
+        made = kind()
+        made.is_img2img = tab == "img2img"
+        with gr.Blocks() as interface:
+            made.ui(made.is_img2img)
+            told[tab] = gr.Textbox(elem_id=f"generation_info_{tab}")
+            made.after_component(told[tab], elem_id=told[tab].elem_id)
+        interfaces.append(interface)
+    with gr.Blocks() as blocks:
+        for interface in interfaces:
+            interface.render()
+    return blocks, told
+
+
+def test_each_tab_hears_of_the_others_generations(program) -> None:
+    """The references are the same: what txt2img saved is in img2img's list without a reload."""
+    blocks, told = whole_page(program)
+    program.generate(program.new(), [{"enabled": True, "mode": "Save", "reference": "hero"}])
+    for component in told.values():
+        filled = {}
+        for function in listened(blocks)[component._id]:
+            update, said = function.fn("Disk", "")
+            filled[function.outputs[0].elem_id] = update["choices"]
+            assert "Saved reference" in said and "hero" in said
+        assert filled == {"refdrop_txt2img_reference": ["hero"], "refdrop_img2img_reference": ["hero"]}
+
+
+def test_a_page_with_a_hidden_tab_waits_for_nothing_that_is_not_there(program) -> None:
+    program.host.opts.data["hidden_tabs"] = ["Img2img"]  # as Forge writes it
+    blocks, told = whole_page(program)
+    assert [len(listened(blocks)[component._id]) for component in told.values()] == [1, 1]
+
+
 def test_a_panel_stands_whatever_the_library_says(program, monkeypatch) -> None:
     def unreachable(place):
         raise StoreProblem("The shared library s3://bucket cannot be reached; check the connection.")
