@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .hosts.diffusers import Clock, attached, clock_of, encoded, is_flow, lineage_of, self_attentions
+from .hosts.fingerprint import differ, fingerprint
 from .model.layer import HostCall
 from .model.rows import COND, UNCOND, Kind, Row, chunks
 from .model.schedule import SAME
@@ -39,7 +40,7 @@ from .techniques.reference.recording import Recording
 from .techniques.reference.strength import Strength
 from .techniques.sampling_pass import SamplingPass
 from .techniques.technique import Outcome, Technique
-from .words import RefDropError, SettingsError
+from .words import RefDropError, ReferenceProblem, SettingsError, shortened
 
 FOLDER = Path(__file__).resolve().parents[1] / "latents"  # where the web UI's extension keeps its references, too
 
@@ -82,8 +83,14 @@ def use(pipe: Any, reference: str | Reference | Mapping[str, float | Strength], 
         def techniques(sigma: float) -> list[Technique]:
             return [Guidance(found, lineage, replays=replays, sigmas=_known_sigmas(pipe, sigma))]
 
-        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), done.outcomes):
+        def notes() -> list[str]:
+            return _differences([each for each, _ in found], pipe)
+
+        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), done.outcomes, notes):
             yield done
+        problems += [ReferenceProblem(f"Reference {each.name!r} was changed by another program while it was in use, so "
+                                      "pictures are guided by parts of both; draw them again.")
+                     for each, _ in found if each.changed()]
     if problems:
         raise problems[0]
 
@@ -118,6 +125,7 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
         if not waiting:
             return []
         recording.begin_pass("base", _known_sigmas(pipe, sigma))
+        recording.provenance.update(_provenance(pipe))  # as the model is now, LoRAs and all
         return [waiting.pop()]
 
     try:
@@ -132,9 +140,10 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
 
 @contextmanager
 def _passes(pipe: Any, unet: nn.Module, techniques: Callable[[float], list[Technique]], tell: Callable,
-            outcomes: list[Outcome]) -> Iterator[None]:
-    """A sampling pass for each generation of the pipeline while the block runs."""
-    current = _Current(pipe, techniques, tell, outcomes)
+            outcomes: list[Outcome], notes: Callable[[], list[str]] = list) -> Iterator[None]:
+    """A sampling pass for each generation of the pipeline while the block runs; ``notes`` are what there is to say of
+    one that begins."""
+    current = _Current(pipe, techniques, tell, outcomes, notes)
     with attached(unet, current, current.rows, _clock(pipe)):
         yield
         current.finish()
@@ -144,11 +153,12 @@ class _Current(SamplingPass):
     """Stands for the generation that runs: a pipeline makes a schedule anew for each, and so begins another pass."""
 
     def __init__(self, pipe: Any, techniques: Callable[[float], list[Technique]], tell: Callable,
-                 outcomes: list[Outcome]) -> None:
+                 outcomes: list[Outcome], notes: Callable[[], list[str]]) -> None:
         super().__init__([])
-        self._pipe, self._new, self._all = pipe, techniques, outcomes
+        self._pipe, self._new, self._all, self._begin_with = pipe, techniques, outcomes, notes
         self._inform = tell
         self._now: SamplingPass | None = None
+        self._said: list[str] = []  # of the generation that runs
         self._schedule: Any = None  # the timesteps of the generation that runs, the very object
 
     def rows(self, batch: int) -> list[Row]:
@@ -174,6 +184,7 @@ class _Current(SamplingPass):
         if self._now is None or schedule is not self._schedule:
             self.finish()
             self._now, self._schedule = SamplingPass(self._new(sigma), self._inform), schedule
+            self._said = self._begin_with()
         self._now.call(sigma, rows, host, tiled)
 
     def attention(self, site: Any, own: Tensor, layer: Any) -> Tensor:
@@ -186,6 +197,9 @@ class _Current(SamplingPass):
     def finish(self) -> list[Outcome]:
         now, self._now = self._now, None
         found = now.finish() if now is not None else []
+        for outcome in found:
+            for sentence in self._said:
+                outcome.note(sentence)
         self._all += found
         return found
 
@@ -276,4 +290,14 @@ def _checked_strength(strength: float | Strength, sections: tuple[str, ...], lay
 
 
 def _provenance(pipe: Any) -> dict[str, Any]:
-    return {"model": Path(str(getattr(pipe.config, "_name_or_path", ""))).name or type(pipe).__name__}
+    return {"model": Path(str(getattr(pipe.config, "_name_or_path", ""))).name or type(pipe).__name__,
+            "weights": fingerprint(self_attentions(pipe.unet), pipe.unet.dtype)}
+
+
+def _differences(references: Sequence[Reference], pipe: Any) -> list[str]:
+    """A sentence where the model is not the one that a reference was saved with, as far as that can be told."""
+    here = fingerprint(self_attentions(pipe.unet), pipe.unet.dtype)
+    return [f"Reference {each.name!r} was saved with other weights "
+            f"({shortened(str(each.manifest.get('model') or 'unknown'))}; a LoRA counts, too); the same ones serve "
+            "best."
+            for each in references if differ(each.manifest.get("weights"), here)]

@@ -51,6 +51,24 @@ def _width(layer: Any) -> int:
     return layer.heads * layer.dim_head if hasattr(layer, "dim_head") else layer.to_k.out_features
 
 
+def _as_computed(value: Tensor) -> Tensor:
+    """In the precision that layers compute in: under autocast they round what they are given first, so that nothing is
+    lost, and a trajectory is half the size."""
+    kind = value.device.type
+    if hasattr(torch, "get_autocast_dtype"):
+        try:
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+        except RuntimeError:  # a device that knows no autocast
+            return value
+    elif kind == "cuda" and torch.is_autocast_enabled():
+        dtype = torch.get_autocast_gpu_dtype()
+    elif kind == "cpu" and torch.is_autocast_cpu_enabled():
+        dtype = torch.get_autocast_cpu_dtype()
+    else:
+        return value
+    return value.to(dtype) if value.is_floating_point() and dtype.itemsize < value.element_size() else value
+
+
 class UNetCall:
     """:class:`~lib_refdrop.model.layer.HostCall` of such a UNet, as a trajectory keeps it and a replay repeats it.
 
@@ -73,8 +91,8 @@ class UNetCall:
 
     def inputs(self, row: int) -> dict[str, Tensor]:
         steps = self._steps.flatten()
-        return {"x": self.x[row], "t": steps[min(row, len(steps) - 1)].reshape(1),
-                **{name: value[row] for name, value in self._conditioning.items()}}
+        return {"x": _as_computed(self.x[row]), "t": steps[min(row, len(steps) - 1)].reshape(1),
+                **{name: _as_computed(value[row]) for name, value in self._conditioning.items()}}
 
     def run(self, rows: Sequence[Mapping[str, Tensor]]) -> None:
         batch = {name: torch.stack([row[name] for row in rows]).to(self.x.device) for name in rows[0]}

@@ -93,7 +93,7 @@ class Representation:
 
 def encode(representation: Representation, hidden: Tensor | None = None, k: Tensor | None = None,
            v: Tensor | None = None, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
-    """A feature's tensors by part, on its device, contiguous and sharing no memory with what was given.
+    """A feature's tensors by part, on its device or on the CPU, contiguous and sharing no memory with what was given.
 
     ``hidden`` ``[S, C]`` for "hidden", ``k`` and ``v`` ``[S, W]`` for "kv", any floating dtype; to merge tokens
     ``grid`` is needed, ``(rows, columns)`` with rows · columns = S. ``S'`` tokens are left, numbers are kept as
@@ -191,10 +191,11 @@ def _quantise(feature: Tensor, precision: str, by_token: bool) -> tuple[Tensor, 
     feature, limit = feature.float(), torch.finfo(torch.bfloat16).max
     low, high = feature.amin(dim, keepdim=True), feature.amax(dim, keepdim=True)  # aminmax is far slower by channel
     _check_finite(low, high)
-    centre = (low / 2 + high / 2).clamp(-limit, limit).bfloat16()
-    half = torch.maximum(high - centre.float(), centre.float() - low).clamp(max=limit)
-    step = (half / top * (1 + 2.0**-8)).bfloat16()
-    steps = (feature - centre.float()) / torch.where(step > 0, step, 1).float()
+    centre = _bfloat16((low / 2 + high / 2).clamp(-limit, limit))
+    there = centre.to(low)
+    half = torch.maximum(high - there, there - low).clamp(max=limit)
+    step = _bfloat16(half / top * (1 + 2.0**-8))
+    steps = (feature - there) / torch.where(step > 0, step, 1).to(low)
     if precision == "int8":
         kept = steps.round_().clamp_(-top, top).to(torch.int8)
     elif precision == "fp8":
@@ -202,6 +203,11 @@ def _quantise(feature: Tensor, precision: str, by_token: bool) -> tuple[Tensor, 
     else:
         kept = _pack(steps.add_(top).round_().clamp_(0, 2 * top).to(torch.int8).view(torch.uint8))
     return kept.contiguous(), torch.cat([step, centre], dim).mT.contiguous() if by_token else torch.cat([step, centre])
+
+
+def _bfloat16(numbers: Tensor) -> Tensor:
+    """Rounded to bfloat16: on the CPU where the device may have none (DirectML)."""
+    return (numbers if numbers.device.type in ("cpu", "cuda") else numbers.cpu()).bfloat16()
 
 
 def _on(device: torch.device | str, part: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,15 @@ def test_help_and_wrong_options_are_answered_before_anything_is_installed(comman
     answer = subprocess.run([sys.executable, "-S", *command], cwd=ROOT / "examples", capture_output=True, text=True)
     assert answer.returncode == (0 if "--help" in command else 2)
     assert "usage:" in answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize("command, arguments", [("export_ldm", ["--out", "nowhere"]), ("quickstart", []),
+                                                ("evaluate", ["--pairs", "2"]), ("use_in_python", [])])
+def test_a_command_makes_its_environment_before_it_does_anything(monkeypatch, command, arguments):
+    """On a new machine nothing else can be imported."""
+    def enters(*given, **more):
+        raise InterruptedError("entered")
+
+    monkeypatch.setattr(environment, "enter", enters)
+    with pytest.raises(InterruptedError, match="entered"):
+        importlib.import_module(command).main(arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +12,14 @@ import torch
 from lib_refdrop.hosts import find_adapter
 from lib_refdrop.model.rows import COND, UNCOND, Row
 from lib_refdrop.model.sites import Site
+from lib_refdrop.references.plan import preset
+from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.words import RefDropError, ReferenceProblem
 
 from .conftest import Watching, guided, guiding, record, watched
 from .test_forge import EVERY_STEP, PROMPTS
-from .tiny import LEVELS, STEPS, TOKENS, InnerTimesteps, UNet, a1111, latents, prompt, sample_a1111
+from .tiny import LEVELS, SIGMAS, STEPS, TOKENS, InnerTimesteps, UNet, a1111, latents, prompt, sample_a1111
 
 REFERENCE, TARGET = [["pirate"]], [["nurse"]]
 
@@ -303,3 +305,41 @@ def test_a_unet_that_is_replaced_altogether_is_refused(p, monkeypatch) -> None:
     with pytest.raises(RefDropError, match="TRT"):
         adapter.attach(p, SamplingPass([]))
     assert hooks(p) == 0
+
+
+def test_of_a_save_that_a_refiner_ended_nothing_is_said_of_guidance(p) -> None:
+    """Nothing was guided in it."""
+    recording = Recording(find_adapter(p).lineage(p), {}, preset("Exact", find_adapter(p).lineage(p)))
+    recording.begin_pass("base", LEVELS)
+
+    def refined() -> torch.Tensor:
+        denoiser, x = p.sampler.model_wrap_cfg, latents(1)
+        for step, timestep in enumerate(STEPS):
+            if step == 2:
+                p.sd_model.sd_checkpoint_info = object()
+            x = 0.5 * x + 0.5 * denoiser(x, torch.full((1,), SIGMAS[timestep].item()), uncond=[""],
+                                         cond=SimpleNamespace(batch=REFERENCE)).tanh()
+        return x
+
+    outcome = watched(p, refined, recording)[1]
+    assert outcome.notes == ["The model was changed in the middle of the generation (a refiner); RefDrop took no part "
+                             "from there on."]
+    assert len(recording.reference("hero").passes["base"].calls) == 2
+
+
+@pytest.mark.parametrize("keep", ["Exact", "Tiny"])
+def test_under_autocast_a_reference_is_as_large_as_is_told(p, monkeypatch, keep) -> None:
+    """In AUTOMATIC1111 the option that computes in bfloat16 tells so by ``devices.dtype``; latents stay float32."""
+    devices = ModuleType("modules.devices")
+    devices.dtype = torch.bfloat16
+    monkeypatch.setitem(sys.modules, "modules.devices", devices)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        own, reference = record(p, lambda: sample_a1111(p, REFERENCE), keep)
+        plain = sample_a1111(p, TARGET)
+        guided_by, _ = guided(p, lambda: sample_a1111(p, TARGET), reference, 0.7)
+        again, outcome = guided(p, lambda: sample_a1111(p, REFERENCE), reference, 0.7)
+    numbers = {value.element_size() for name, value in reference.features.items()
+               if value.is_floating_point() and name.split("/")[2] != "t"}
+    assert numbers == {find_adapter(p).element_size(p)} == {2}
+    assert outcome.acted_on_all == 3
+    assert (again - own).abs().max() < 0.05 * (guided_by - plain).abs().max()

@@ -327,3 +327,20 @@ def test_a_fault_in_the_adapter_is_told_and_the_picture_is_the_plain_one(p, monk
     made = sample_forge(p, ["nurse"])
     attachment.detach()
     assert torch.equal(made, plain) and len(told) == 1 and "TypeError: no float64 here" in told[0]
+
+
+@pytest.mark.parametrize("refines", [True, False])
+def test_a_refiner_that_is_another_model_is_noted_when_the_pass_is_over(p, unet: UNet, refines: bool) -> None:
+    """It has no patches, so that nobody is told while it runs."""
+    _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+    first, sampling_pass = p.sd_model, guiding(p, reference)
+    attachment = find_adapter(p).attach(p, sampling_pass)
+    sample_forge(p, ["nurse"])
+    other = forge(UNet(seed=4).eval()).sd_model
+    other.sd_checkpoint_info = object()
+    p.refiner_checkpoint_info = other.sd_checkpoint_info if refines else object()
+    p.sd_model = other
+    attachment.detach()
+    (outcome,) = sampling_pass.finish()
+    assert outcome.acted == 3 and [("refiner" in note) for note in outcome.notes] == [True] * refines
+    p.sd_model = first

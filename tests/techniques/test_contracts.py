@@ -6,6 +6,7 @@ import torch
 from lib_refdrop.hosts.diffusers import attached, lineage_of, self_attentions
 from lib_refdrop.model.rows import Kind, Row
 from lib_refdrop.model.sites import SECTIONS, Lineage, Site, SiteShape
+from lib_refdrop.references.reference import Reference
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.words import ReferenceProblem
@@ -199,3 +200,25 @@ def test_sites_are_named_as_in_the_original_layout(shape):
         blocks = {section: sorted({site.block for site in lineage.sites if site.section == section})
                   for section in SECTIONS}
         assert blocks == {"input": [1, 2, 4, 5, 7, 8], "middle": [0], "output": list(range(3, 12))}
+
+
+@pytest.mark.parametrize("family", ["whole", "of an earlier version"])
+def test_two_builds_of_one_name_are_told_apart(family) -> None:
+    """What is said of a model must not be the same for both sides of a sentence that says they differ."""
+    here, there = (Lineage({Site("input", block, 0): SiteShape(2, 64) for block in blocks})
+                   for blocks in (range(11), range(1, 12)))
+    assert here.family == there.family
+    named = there.family if family == "whole" else "a model with 11 self-attention layers"
+    reference = Reference("hero", {"lineage": there.signature, "family": named}, {}, {})
+    with pytest.raises(ReferenceProblem) as caught:
+        Guidance([(reference, 0.3)], here)
+    said = str(caught.value)
+    assert "of another build" in said and there.signature in said and here.signature in said
+
+
+def test_models_of_other_names_are_told_by_these() -> None:
+    lineage = Lineage({Site("input", 0, 0): SiteShape(2, 64)})
+    with pytest.raises(ReferenceProblem) as caught:
+        Guidance([(Reference("hero", {"lineage": "0" * 16, "family": "SDXL"}, {}, {}), 0.3)], lineage)
+    assert "made with SDXL, this model is a model with 1 self" in str(caught.value)
+    assert "another build" not in str(caught.value)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import os
+
 import numpy as np
 import pytest
 import torch
 from demo.model import new_pipeline
 from diffusers import (
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -20,6 +26,8 @@ from diffusers import (
 from PIL import Image
 
 import lib_refdrop as refdrop
+from lib_refdrop.hosts.diffusers import clock_of, is_flow, self_attentions
+from lib_refdrop.hosts.fingerprint import differ, fingerprint
 from lib_refdrop.model.rows import Kind
 from lib_refdrop.pipelines import _encoded
 from lib_refdrop.stores import DiskStore
@@ -296,3 +304,81 @@ def test_a_picture_that_cannot_be_read_is_one_sentence_and_leaves_nothing(pipe, 
         with refdrop.record(pipe, "hero", folder=tmp_path, picture=Image.new("RGB", (0, 4))):
             draw(pipe)
     assert DiskStore(tmp_path).names() == []
+
+
+def noted(done) -> list[str]:
+    return [note for outcome in done.outcomes for note in outcome.notes]
+
+
+def test_other_weights_than_the_references_are_noted(pipe, tmp_path) -> None:
+    with refdrop.record(pipe, "hero", folder=tmp_path):
+        draw(pipe)
+    with refdrop.use(pipe, "hero", 0.3, folder=tmp_path) as done:
+        draw(pipe, prompt="a nurse")
+        changed = list(pipe.unet.parameters())
+        for weight in changed:
+            weight.data.mul_(1.3)
+        try:
+            draw(pipe, prompt="a nurse")
+        finally:
+            for weight in changed:
+                weight.data.div_(1.3)
+    before, after = done.outcomes
+    assert before.notes == [] and len(after.notes) == 1
+    assert after.notes[0].startswith("Reference 'hero' was saved with other weights (StableDiffusionPipeline;")
+
+
+def test_a_lora_on_self_attention_is_noted_and_another_precision_is_none(pipe, tmp_path) -> None:
+    layer = next(iter(self_attentions(pipe.unet).values()))
+    with refdrop.record(pipe, "hero", folder=tmp_path):
+        draw(pipe)
+    plain, hook = fingerprint(self_attentions(pipe.unet), torch.float32), None
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        assert not differ(plain, fingerprint(self_attentions(copy.deepcopy(pipe.unet).to(dtype)), dtype))
+    down, up = (0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+                for shape in ((4, layer.to_k.in_features), (layer.to_k.out_features, 4)))
+    hook = layer.to_k.register_forward_hook(lambda module, args, out: out + args[0] @ down.T @ up.T)  # as peft adds it
+    try:
+        with refdrop.use(pipe, "hero", 0.3, folder=tmp_path) as done:
+            draw(pipe, prompt="a nurse")
+    finally:
+        hook.remove()
+    assert "other weights" in " ".join(noted(done))
+
+
+@pytest.mark.parametrize("weights", [None, [], 7, "no", [[1]], [[1, 2, 3, "x"]], {"a": 1}, [None], [[math.nan] * 4]])
+def test_a_fingerprint_that_is_none_tells_nothing(pipe, weights) -> None:
+    assert not differ(weights, fingerprint(self_attentions(pipe.unet), torch.float32))
+
+
+def test_a_reference_that_somebody_writes_into_while_it_is_used_is_told(pipe, tmp_path) -> None:
+    with refdrop.record(pipe, "hero", folder=tmp_path) as left:
+        draw(pipe)
+    with pytest.raises(ReferenceProblem, match="'hero' was changed by another program while it was in use"):
+        with refdrop.use(pipe, "hero", 0.3, folder=tmp_path):
+            draw(pipe, prompt="a nurse")
+            status = left.saved.path.stat()
+            os.utime(left.saved.path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**7))
+
+
+def test_a_reference_of_another_way_of_counting_noise_is_refused(pipe, tmp_path) -> None:
+    """The layers are the same; its levels, sigma from 0 to 1, are not."""
+    with refdrop.record(pipe, "hero", folder=tmp_path):
+        draw(pipe)
+    eps = pipe.scheduler
+    pipe.scheduler = flow = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+    assert is_flow(flow) and is_flow(FlowMatchEulerDiscreteScheduler()) and not is_flow(eps)
+    assert clock_of(flow)(250.0) == 0.25
+    with pytest.raises(ReferenceProblem, match="'hero' was made with .*, this model is .*, rectified flow"):
+        with refdrop.use(pipe, "hero", 0.3, folder=tmp_path):
+            draw(pipe)
+    with refdrop.record(pipe, "river", keep="Exact", folder=tmp_path):
+        own = draw(pipe)
+    levels = [sigma for sigma, _ in DiskStore(tmp_path).load("river").manifest["passes"]["base"]]
+    assert len(levels) == 4 and 0.9 < levels[0] <= 1 and all(0 < sigma <= 1 for sigma in levels)
+    with refdrop.use(pipe, "river", 0.7, folder=tmp_path):
+        assert (draw(pipe) - own).abs().max() < 1e-3
+    pipe.scheduler = eps
+    with pytest.raises(ReferenceProblem, match="'river' was made with .*rectified flow"):
+        with refdrop.use(pipe, "river", 0.3, folder=tmp_path):
+            draw(pipe)

@@ -255,8 +255,8 @@ class _Guide:
 
 
 def _how_they_differ(reference: Reference, lineage: Lineage) -> str:
-    """What to add where two lineages have the same name."""
-    if reference.manifest.get("family") != lineage.family:
+    """What to add where two lineages have the same name, as far as it goes: earlier versions wrote shorter ones."""
+    if not lineage.family.startswith(reference.manifest.get("family", "?")):
         return ""
     return f" of another build (its layers are {reference.lineage}, here they are {lineage.signature})"
 
