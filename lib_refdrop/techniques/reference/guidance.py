@@ -40,7 +40,7 @@ class Guidance(Technique):
                         for reference, strength in references]
         self._lineage, self._replays, self._progress = lineage, replays or Replays(), Progress(sigmas)
         self._outcome, self._runs = Outcome(), list[Run]()
-        self._acted = self._left_out = False  # in the call that runs: on a row; on a run at a site of ours lacked a reference
+        self._acted = self._left_out = False  # in the call that runs: on a row; somewhere without a reference
 
     def call(self, call: ModelCall) -> None:
         """Raises :class:`ReferenceProblem` where a trajectory cannot be replayed on this model."""
