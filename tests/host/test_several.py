@@ -1,0 +1,89 @@
+"""Several references, masks, layers and given pictures, through the API, infotext and plot of a real web UI."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .test_travel import _plot, reads_infotext  # noqa: F401  # a fixture
+from .webui import SIZE, TARGET, Made, WebUI
+
+OTHER = {"prompt": "a king on sand", "seed": 33}
+
+
+@pytest.fixture(scope="module")
+def other(webui: WebUI) -> Made:
+    return webui.save("other", **OTHER)
+
+
+def encoded(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def half(left: bool) -> str:
+    image = Image.new("L", (32, 32), 0 if left else 255)
+    image.paste(255 if left else 0, (0, 0, 16, 32))
+    return encoded(image)
+
+
+def test_a_list_of_references(webui: WebUI, other: Made, without: dict[str, Made]) -> None:
+    two = [{"name": "hero", "rfg": 0.4}, {"name": "other", "rfg": -0.2, "until": 0.7}]
+    both = webui.draw({"references": two}, **TARGET)
+    assert both.problem is None and both.info["extra_generation_params"]["RefDrop reference"] == "hero"
+    alone = [webui.draw({"references": [each]}, **TARGET) for each in two]
+    assert len({both.hashes[0], *(each.hashes[0] for each in alone), without["euler"].hashes[0]}) == 4
+    assert alone[0].hashes == webui.use("hero", 0.4).hashes
+    zero = webui.draw({"references": "hero: 0; other: 0"}, **TARGET)
+    assert zero.hashes == without["euler"].hashes
+
+
+def test_the_parameters_of_several_make_the_picture_again(webui: WebUI, other: Made,
+                                                          reads_infotext: None) -> None:  # noqa: F811
+    made = webui.draw({"layers": "Free layout; 0-0.8", "references": [
+        {"name": "hero", "rfg": 0.4}, {"name": "other", "rfg": 0.2, "layers": "middle=0.5"}]}, **TARGET)
+    again = webui.draw(infotext=made.parameters[0])
+    assert again.hashes == made.hashes and again.parameters == made.parameters
+
+
+def test_a_plot_over_layers(webui: WebUI, without: dict[str, Made]) -> None:
+    made = webui.draw([True, 0.4, "Use"], **TARGET, script_name="x/y/z plot", script_args=_plot(
+        webui, x=("[RefDrop] Layers that guide", "Everything, Free layout, Style only"),
+        y=("[RefDrop] Reference", "hero")))
+    cells = [webui.use("hero", 0.4, {"layers": layers}).hashes[0]
+             for layers in ("Everything", "Free layout", "Style only")]
+    assert made.hashes[-3:] == cells and len({*cells, without["euler"].hashes[0]}) == 4
+
+
+def test_a_mask_keeps_guidance_on_its_side(webui: WebUI, without: dict[str, Made]) -> None:
+    def moved(made: Made) -> list[float]:
+        change = np.abs(made.pixels[0].astype(float) - without["euler"].pixels[0])
+        return [change[:, :SIZE // 2].mean(), change[:, SIZE // 2:].mean()]
+
+    left, right = (moved(webui.use("hero", 0.6, {"mask": half(side)})) for side in (True, False))
+    assert left[0] / left[1] > right[0] / right[1]
+    whole, part = webui.use("hero", 0.6), webui.use("hero", 0.6, {"reference_mask": half(True)})
+    assert part.problem is None and part.hashes != whole.hashes
+
+
+def test_a_given_picture_becomes_a_reference(webui: WebUI, without: dict[str, Made]) -> None:
+    picture = Image.fromarray(np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))).convert("RGB")
+    saved = webui.draw({"mode": "Save", "reference": "drawn", "keep": "Tiny", "picture": encoded(picture)}, **TARGET)
+    assert saved.problem is None and saved.hashes == without["euler"].hashes  # what is drawn is what the prompt draws
+    guided = webui.use("drawn", 0.5)
+    assert guided.problem is None and guided.hashes != without["euler"].hashes
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"references": ["hero"] * 9}, "9 are too many"), ({"mask": "no picture"}, "base64"),
+    ({"layers": "outptu=0"}, "not understood"), ({"references": [{"name": "nobody"}]}, "nobody"),
+])
+def test_what_cannot_be_is_a_sentence(webui: WebUI, settings: dict, words: str, without: dict[str, Made]) -> None:
+    made = webui.draw({"reference": "hero", **settings}, **TARGET)
+    assert words in str(made.problem) and "\n" not in str(made.problem) and not made.pixels
+    assert webui.draw(**TARGET).hashes == without["euler"].hashes
