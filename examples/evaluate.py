@@ -18,6 +18,10 @@ copy rate in DIR/methods.png, the figures and the time over plain in DIR/methods
     python examples/evaluate.py --pictures --seed 7 --pairs 32 --steps 12 --out DIR
 
 lets a drawing that the model never made guide, beside a generated reference of the same description: DIR/pictures.json.
+
+    python examples/evaluate.py --several --seed 7 --pairs 32 --steps 12 --out DIR
+
+lets two references guide at once, like both and like one but unlike the other, beside either alone: DIR/several.json.
 """
 
 from __future__ import annotations
@@ -79,6 +83,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="targets' prompts name the kind alone, so that what leaks of pose and ground shows")
     parser.add_argument("--pictures", action="store_true",
                         help="compare a drawing as the reference with a generated one of the same description")
+    parser.add_argument("--several", action="store_true", help="compare two references at once with either alone")
     options = parser.parse_args(arguments)
     if options.size % 8 or options.size < 64:
         parser.error("--size is a multiple of 8, from 64 on")
@@ -88,8 +93,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--ablate and --methods are two measurements; ask for one of them")
     if options.ablate is not None and options.open:
         parser.error("--open is of the evaluation and of --methods, not of --ablate")
-    if options.pictures and (options.ablate is not None or options.methods is not None or options.open):
-        parser.error("--pictures is a measurement of its own; leave --ablate, --methods and --open out")
+    others = options.ablate is not None or options.methods is not None or options.open
+    if (options.pictures or options.several) and (others or options.pictures == options.several):
+        parser.error("--pictures and --several are measurements of their own; ask for one of them, without --ablate, "
+                     "--methods and --open")
     return options
 
 
@@ -104,6 +111,8 @@ def main(arguments: list[str]) -> int:
                 return compare(options)
             if options.pictures:
                 return drawings(options)
+            if options.several:
+                return several(options)
             return evaluate(options) if options.ablate is None else ablate(options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
@@ -131,6 +140,24 @@ def drawings(options: argparse.Namespace) -> int:
     write({"seed": options.seed, "pairs": options.pairs, "recipe": vars(recipe), **report},
           options.out / "pictures.json")
     print("\n" + pictures_table(report))
+    return 0
+
+
+def several(options: argparse.Namespace) -> int:
+    from demo import several as two
+    from demo.client import HttpClient, LocalClient, Recipe
+    from demo.reader import Reader
+    from demo.report import write
+    from demo.setup import Ticker
+
+    recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
+    reader = Reader.load(MODEL)
+    client = HttpClient(options.url) if options.url else LocalClient(MODEL, options.out / "references")
+    with Ticker() as ticker:
+        report = two.compare(client, recipe, reader, options.seed, options.pairs, ticker.show).report()
+    write({"seed": options.seed, "pairs": options.pairs, "recipe": vars(recipe), **report},
+          options.out / "several.json")
+    print("\n" + two.table(report))
     return 0
 
 

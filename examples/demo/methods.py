@@ -29,6 +29,9 @@ def over(**settings: Any) -> dict[str, dict[str, Any]]:
 # In order of strength, or of what else the line is drawn along. Names without commas, for the command line.
 METHODS: dict[str, Method] = {
     "RFG": over(rfg=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+    "RFG free layout": over(rfg=(0.3, 0.6), layers="Free layout"),
+    "RFG style only": over(rfg=(0.3, 0.6), layers="Style only"),
+    "RFG prompt only": over(rfg=(0.3, 0.6), layers="uncond=0"),
 }
 
 

@@ -6,12 +6,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import fields
 
 import pytest
 import torch
 import uvicorn
 
 from lib_refdrop.playground.server import new_app
+from lib_refdrop.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_scripts_say_what_they_take(url):
     script, in_img2img = ask(url + "script-info")[1]
     assert not script["is_img2img"] and in_img2img["is_img2img"] and in_img2img["args"] == script["args"]
     labels = [argument["label"] for argument in script["args"]]
-    assert script["name"] == "refdrop" and script["is_alwayson"] and len(labels) == 14
+    assert script["name"] == "refdrop" and script["is_alwayson"] and len(labels) == len(fields(Settings))
     assert labels[:3] == ["Enabled", "RFG coefficient", "Mode"]
     assert script["args"][1]["minimum"] == -1 and script["args"][2]["choices"] == ["Save", "Use"]
 
