@@ -23,6 +23,8 @@ from .techniques.reference.strength import Strength
 from .words import MINUS, SettingsError, shown
 
 MOST = 8  # references at once
+COEFFICIENT, CONCATENATE = BLENDS = ("Coefficient", "Concatenate")
+HEAVIEST = 4.0  # weight of a reference's keys
 TOO_MUCH, TOO_LITTLE = 1.0, -0.5  # sums of strengths: beyond them pictures fall apart
 
 
@@ -30,7 +32,8 @@ TOO_MUCH, TOO_LITTLE = 1.0, -0.5  # sums of strengths: beyond them pictures fall
 class Guide:
     """One reference: its name in a store ("Disk", "RAM"; empty name: the newest there), its coefficient c, the part of
     the schedule in which it acts, the expression of its layers, and two masks (images or base64 text of one; empty:
-    everywhere): where in the new picture it acts, and which part of the reference is looked at."""
+    everywhere): where in the new picture it acts, and which part of the reference is looked at. With ``blend``
+    "Concatenate" the weight counts, not c."""
 
     name: str = ""
     rfg: float = 0.3
@@ -40,12 +43,16 @@ class Guide:
     store: str = "Disk"
     mask: Any = ""
     reference_mask: Any = ""
+    blend: str = COEFFICIENT
+    weight: float = 1.0
+    style_fidelity: float = 0.0
 
     def strength(self, sections: tuple[str, ...] = SECTIONS) -> Strength:
         """Raises :class:`SettingsError` for an expression with a mistake, or a mask that is none."""
         mask, looks_at = (Mask.given(given, what) if given != "" else None for given, what in (
             (self.mask, "The mask"), (self.reference_mask, "The reference's mask")))
-        return Strength(self.rfg, sections, parse(self.layers), Window(self.start, self.until), mask, looks_at)
+        return Strength(self.rfg, sections, parse(self.layers), Window(self.start, self.until), mask, looks_at,
+                        self.weight if self.blend == CONCATENATE else None, self.style_fidelity)
 
     def __str__(self) -> str:
         """As people are told of it: 'hero' at 0.3."""
@@ -54,13 +61,17 @@ class Guide:
             where.append(f"from {self.start:.0%} to {self.until:.0%} of the schedule")
         where += ["within a mask"] if self.mask != "" else []
         where += ["a part of it"] if self.reference_mask != "" else []
-        return f"{self.name!r} at {self.rfg:g}" + (f" ({'; '.join(where)})" if where else "")
+        where += [f"style fidelity {self.style_fidelity:g}"] if self.style_fidelity else []
+        how = f"at {self.rfg:g}" if self.blend == COEFFICIENT else f"joined, weight {self.weight:g}"
+        return f"{self.name!r} {how}" + (f" ({'; '.join(where)})" if where else "")
 
 
 _KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "from": "start", "until": "until",
-         "layers": "layers", "store": "store", "mask": "mask", "reference_mask": "reference_mask"}
+         "layers": "layers", "store": "store", "mask": "mask", "reference_mask": "reference_mask",
+         "blend": "blend", "weight": "weight", "style_fidelity": "style_fidelity"}
 # Masks are no text for a picture's parameters.
-_WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store"}
+_WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store",
+            "blend": "blend", "weight": "weight", "style_fidelity": "style_fidelity"}
 
 
 MASKS = ("mask", "reference_mask")
@@ -87,6 +98,7 @@ def written(guides: Sequence[Guide], usual: Guide) -> str:
 
 def warning(guides: Sequence[Guide]) -> str:
     """A sentence where the strengths add up to more, or less, than pictures bear; empty otherwise."""
+    guides = [guide for guide in guides if guide.blend == COEFFICIENT]
     total = sum(guide.rfg for guide in guides)
     if len(guides) < 2 or TOO_LITTLE <= total <= TOO_MUCH + 1e-9:
         return ""
@@ -135,9 +147,15 @@ def _guide(entry: Any, place: int, usual: Guide) -> Guide:
     if not isinstance(found.get("name"), str) or not names.normalised(found["name"]):
         raise SettingsError(f"{which} has no name; give it that of a saved reference.")
     found["name"] = names.checked(found["name"])
-    for name, least, most in (("rfg", -1.0, 1.0), ("start", 0.0, 1.0), ("until", 0.0, 1.0)):
+    for name, least, most in (("rfg", -1.0, 1.0), ("start", 0.0, 1.0), ("until", 0.0, 1.0),
+                              ("weight", 0.0, HEAVIEST), ("style_fidelity", 0.0, 1.0)):
         if name in found:
             found[name] = number(found[name], f"{which}: {_WRITTEN[name]}", least, most)
+    if "blend" in found:
+        blend = next((each for each in BLENDS if each.lower() == str(found["blend"]).strip().lower()), None)
+        if blend is None:
+            raise SettingsError(f"{which}: blend must be {' or '.join(BLENDS)}, not {shown(found['blend'])}.")
+        found["blend"] = blend
     if "store" in found:
         store = {"ram": "RAM", "disk": "Disk"}.get(str(found["store"]).strip().lower())
         if store is None:

@@ -102,6 +102,15 @@ class Settings:
     reference_mask: Any = _setting("", "Mask of the reference", "Use: white is what may be looked at of the "
                                    "reference's picture.", infotext="RefDrop reference mask", tier="masks",
                                    picture=True)
+    blend: str = _setting(guides.COEFFICIENT, "Blend", "Coefficient is RFG, by the coefficient above; Concatenate is "
+                          "reference-only, by the weight below: the picture looks at itself and the reference alike.",
+                          choices=guides.BLENDS, infotext="RefDrop blend", tier="advanced")
+    weight: float = _setting(1.0, "Weight", "Concatenate: how much the reference counts; 1 is as much as the picture "
+                             "itself.", minimum=0.0, maximum=guides.HEAVIEST, step=0.05, infotext="RefDrop weight",
+                             tier="advanced")
+    style_fidelity: float = _setting(0.0, "Style fidelity", "How much the negative prompt is spared; CFG then makes "
+                                     "the reference's effect stronger.", minimum=0.0, maximum=1.0, step=0.05,
+                                     infotext="RefDrop style fidelity", tier="advanced")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -153,7 +162,8 @@ class Settings:
         Raises :class:`SettingsError`.
         """
         main = guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
-                                           self.store, self.mask, self.reference_mask), "Guidance")
+                                           self.store, self.mask, self.reference_mask, self.blend, self.weight,
+                                           self.style_fidelity), "Guidance")
         listed = guides.read(self.references, main)
         found = [main, *listed] if names.normalised(self.reference) or not listed else listed
         if len(found) > guides.MOST:
@@ -164,7 +174,8 @@ class Settings:
         """The same settings in their one form: the first guide in the scalars, the others in the list."""
         main = used[0]
         return replace(self, reference=main.name, rfg=main.rfg, use_from=main.start, use_until=main.until,
-                       layers=main.layers, store=main.store, references=guides.written(used[1:], main))
+                       layers=main.layers, store=main.store, blend=main.blend, weight=main.weight,
+                       style_fidelity=main.style_fidelity, references=guides.written(used[1:], main))
 
     def _checked_name(self) -> str:
         """The reference's name in its one form; empty where there is none."""
@@ -197,6 +208,9 @@ class Settings:
                 texts[control.infotext] = value
         if self.mode == "Save":
             texts.pop("RefDrop RFG", None)  # nothing was guided
+        elif self.blend == guides.CONCATENATE:
+            del texts["RefDrop RFG"]  # which was not used
+            texts["RefDrop weight"] = self.weight
         return texts
 
 

@@ -60,7 +60,7 @@ class Answer:
     @property
     def guided(self) -> bool:
         """Whether the picture's own parameters say that a reference guided it."""
-        return f"{SCRIPT} RFG" in self.infotexts[0]
+        return any(f"{SCRIPT} {strength}" in self.infotexts[0] for strength in ("RFG", "weight"))
 
 
 class Client(Protocol):

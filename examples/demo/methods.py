@@ -31,7 +31,10 @@ METHODS: dict[str, Method] = {
     "RFG": over(rfg=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
     "RFG free layout": over(rfg=(0.3, 0.6), layers="Free layout"),
     "RFG style only": over(rfg=(0.3, 0.6), layers="Style only"),
-    "RFG prompt only": over(rfg=(0.3, 0.6), layers="uncond=0"),
+    "RFG fine": over(rfg=(0.3, 0.6), style_fidelity=1.0),
+    "Concatenate": over(weight=(0.25, 1, 4), blend="Concatenate"),
+    "Concatenate balanced": over(weight=(0.25, 1), blend="Concatenate", style_fidelity=0.5),
+    "Concatenate fine": over(weight=(0.25, 1), blend="Concatenate", style_fidelity=1.0),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ..guides import MASKS, Guide, warning
+from ..guides import COEFFICIENT, MASKS, Guide, warning
 from ..references.picture import decoded, digest
 from ..references.reference import Reference
 from ..techniques.reference.guidance import Guidance
@@ -90,7 +90,8 @@ class UseTask(Task):
 
 def _listed(guides: Sequence[Guide]) -> str:
     *first, last = map(str, guides)
-    total = f" ({sum(guide.rfg for guide in guides):g} together)" if first else ""
+    plain = all(guide.blend == COEFFICIENT for guide in guides)
+    total = f" ({sum(guide.rfg for guide in guides):g} together)" if first and plain else ""
     return f"{', '.join(first)} and {last}{total}" if first else last
 
 

@@ -85,3 +85,16 @@ def test_what_one_of_several_did_not_do_is_told(studio, two) -> None:
     late = studio.draw({"references": three}, **NURSE)
     assert "'start' did not guide: it has no features at the noise levels" in late.comments
     assert "'other' did not guide: no step of this run" in late.comments
+
+
+def test_concatenation_is_told_as_such_and_its_parameters_make_it_again(studio, two) -> None:
+    made = studio.draw({"reference": "hero", "blend": "Concatenate", "weight": 2, "style_fidelity": 0.5}, **NURSE)
+    assert "Guided by 'hero' joined, weight 2 (style fidelity 0.5), throughout." in made.comments
+    assert "RefDrop weight: 2" in made.parameters[0] and "RefDrop RFG" not in made.parameters[0]
+    again = studio.draw(infotext=made.parameters[0], prompt=NURSE["prompt"], seed=8)
+    assert same(again, made) and again.parameters == made.parameters
+    nothing = studio.draw({"reference": "hero", "blend": "Concatenate", "weight": 0}, **NURSE)
+    assert same(nothing, studio.draw(**NURSE)) and "nothing was guided" in nothing.comments
+    mixed = studio.draw({"reference": "hero", "references": [
+        {"name": "other", "blend": "concatenate", "weight": 0.5}]}, **NURSE)
+    assert "'hero' at 0.3 and 'other' joined, weight 0.5" in mixed.comments

@@ -53,14 +53,15 @@ OTHERS = {"enabled": True, "rfg": -0.45, "mode": "Use", "enabled_hr": True, "sto
           "layer_input": False, "layer_middle": False, "layer_output": True, "reference": "hero", "replace": True,
           "on_problem": "Continue", "keep": "Tiny", "budget": 250.0,
           "references": '[{"name": "villain, the old", "rfg": -0.2}]', "layers": "output.0=0, middle=0.5; 0.1-0.8",
-          "use_from": 0.25, "use_until": 0.75, "picture_seed": 2**32 - 1}
+          "use_from": 0.25, "use_until": 0.75, "picture_seed": 2**32 - 1,
+          "blend": "Coefficient", "weight": 2.5, "style_fidelity": 0.5}
 
 
 @pytest.mark.parametrize("name", [setting for setting, _, control in Settings.controls() if not control.picture])
 def test_every_setting_travels_and_one_that_is_new_must_be_listed_here(name) -> None:
     settings = Settings.from_args([{**OTHERS, "enabled": True}])
     assert travelled(settings, "hero")[name] == OTHERS[name]
-    assert OTHERS[name] != getattr(Settings(), name) or name in ("mode", "layer_output")  # one section has to be on
+    assert OTHERS[name] != getattr(Settings(), name) or name in ("mode", "layer_output", "blend")  # one section is on
 
 
 @pytest.mark.parametrize("name", ["512x768", "hero, the king", "Steps", "3", "été", "a b", "x"])

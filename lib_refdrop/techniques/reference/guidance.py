@@ -18,6 +18,7 @@ from ...references.reference import Key, Reference, Served, has_branch
 from ...references.replay import Replays, replay
 from ...words import ReferenceProblem, first_line, no_memory
 from ..technique import Outcome, Technique
+from .concatenation import joined
 from .masks import looked_at
 from .rfg import blend
 from .strength import Strength
@@ -63,7 +64,9 @@ class Guidance(Technique):
             references, coefficients, masks = [], [], []
             for guide in here:
                 if (feature := guide.fetch(site, kind, layer, own)) is not None:
-                    references.append(layer.attend(rows, *feature))
+                    weight = guide.strength.weight
+                    references.append(layer.attend(rows, *feature) if weight is None else
+                                      joined(layer, rows, own.shape[1], *feature, weight=weight))
                     coefficients.append(guide.strength_at(site, kind))
                     masks.append(guide.where(own.shape[1], own.device))
             touched = touched or bool(references)

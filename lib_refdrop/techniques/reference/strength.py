@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...model.rows import Kind
+from ...model.rows import UNCOND, Kind
 from ...model.sites import SECTIONS, Lineage, Site
 from ...words import SettingsError
 from .course import Course, Window
@@ -17,6 +17,9 @@ class Strength:
     ``course``; 0 elsewhere. A plain number is its short form: :meth:`of`.
 
     ``mask`` says where in the new picture it acts (Eq. 6), ``looks_at`` which part of the reference may be looked at.
+    With a ``weight`` there is no c: the layer attends over its own and the reference's keys together, those of the
+    reference counting ``weight`` times ("reference-only"). ``fidelity`` from 0 to 1 takes so much of it from the
+    unconditional branch, whose difference CFG multiplies ("style fidelity").
     """
 
     c: float
@@ -25,6 +28,8 @@ class Strength:
     window: Window = Window()
     mask: Mask | None = None
     looks_at: Mask | None = None
+    weight: float | None = None
+    fidelity: float = 0.0
 
     @classmethod
     def of(cls, strength: Strength | float) -> Strength:
@@ -34,7 +39,7 @@ class Strength:
     def acts(self) -> bool:
         """Whether it is anything but 0 anywhere: if not, nothing is computed and the picture is the plain one, bit for
         bit."""
-        return self.c != 0 and bool(self.sections)
+        return (self.c if self.weight is None else self.weight) != 0 and bool(self.sections)
 
     def sites(self, lineage: Lineage) -> dict[Site, float]:
         """The sites of a model at which it may act, each with its factor. Raises :class:`SettingsError` where it acts
@@ -54,4 +59,6 @@ class Strength:
 
     def at(self, progress: float, kind: Kind) -> float:
         """The coefficient of rows of a kind in a model call, where a site's own factor is 1."""
-        return self.c * self.over_progress(progress) * self.course.in_branch(kind)
+        whole = self.c if self.weight is None else 1.0
+        freed = self.fidelity if kind.branch == UNCOND else 0.0
+        return whole * (1 - freed) * self.over_progress(progress) * self.course.in_branch(kind)
