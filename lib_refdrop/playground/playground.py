@@ -193,7 +193,8 @@ class Playground:
     def script_info(self) -> list[dict[str, Any]]:
         """``GET /sdapi/v1/script-info``: every script's arguments with label, value, range and choices."""
         return [
-            {"name": script.name, "is_alwayson": True, "is_img2img": runner.is_img2img, "args": self._arguments(script)}
+            {"name": script.name, "is_alwayson": True, "is_img2img": runner.is_img2img,
+             "args": self._arguments(runner, script)}
             for runner in self.runners.values()
             for script in runner.alwayson_scripts
         ]
@@ -247,12 +248,10 @@ class Playground:
             raise ApiError(422, f"The playground runs {self.model.title}; start it with --model to run another.")
         return checked
 
-    def _arguments(self, script: Script) -> list[dict[str, Any]]:
+    def _arguments(self, runner: ScriptRunner, script: Script) -> list[dict[str, Any]]:
         """What the script's controls show, in the order of its arguments."""
-        with gr.Blocks():
-            controls = script.ui(script.is_img2img) or []
         found = []
-        for control in controls:
+        for control in runner.inputs[script.args_from - 1:script.args_to - 1]:
             choices = getattr(control, "choices", None)
             names = [choice[0] if isinstance(choice, tuple) else choice for choice in choices] if choices else None
             found.append({"label": control.label or "", "value": control.value, "choices": names,

@@ -9,6 +9,7 @@ import os
 import platform
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,8 +64,8 @@ def clean(folder: Path) -> None:
     and what this computer left unlocked goes at once. Of another computer, whose lock may not be seen here, and where
     there are no locks, what nobody wrote to for a day goes."""
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
-        with contextlib.suppress(OSError):
-            locked = _is_locked(path)
+        # Deleted while the lock is ours: who has just made a file and waits for its lock then sees that it is gone.
+        with contextlib.suppress(OSError), _asked(path) as locked:
             orphan = locked is False and path.name.startswith(f"{PREFIX}{_host()}-")
             if orphan or (not locked and time.time() - path.stat().st_mtime > DAY):
                 path.unlink()
@@ -92,18 +93,22 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _is_locked(path: Path) -> bool | None:
-    """Whether a process holds a file; None where the system, or the file system, has no such locks."""
+@contextlib.contextmanager
+def _asked(path: Path) -> Iterator[bool | None]:
+    """Whether a process holds a file; if none does, we do while the block runs. None where the system, or the file
+    system, has no such locks."""
     if fcntl is None:
-        return None
+        yield None
+        return
     with open(path, "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked: bool | None = False
         except BlockingIOError:
-            return True
+            locked = True
         except OSError:
-            return None
-        return False
+            locked = None
+        yield locked
 
 
 def _host() -> str:

@@ -277,10 +277,11 @@ def test_a_pictures_parameters_make_it_again(studio):
 
 
 def test_a_guided_pictures_parameters_make_it_again(studio):
-    """By the reference it names, though another is newer."""
+    """By the reference it names, though another is newer, and somebody has asked what scripts take."""
     for name, seed in (("hero", 1), ("newer", 2)):
-        studio.draw({"mode": "Save", "reference": name, "store": "RAM"}, seed=seed)
-    made = studio.draw({"mode": "Use", "reference": "hero", "rfg": 0.45, "store": "RAM"}, seed=8)
+        studio.draw({"mode": "Save", "reference": name}, seed=seed)
+    made = studio.draw({"mode": "Use", "reference": "hero", "rfg": 0.45}, seed=8)
+    studio.playground.script_info()
     again = studio.playground.txt2img({"infotext": made.parameters[0]})
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(again["images"][0]))))
     assert "RefDrop reference: hero" in made.parameters[0] and np.array_equal(picture, made.pictures[0])

@@ -116,6 +116,28 @@ def test_two_processes_save_and_one_reads_under_the_same_names(saver, folder):
     assert seeds == [*range(1, 40, 2), *range(101, 140, 2)]
 
 
+@needs_fork
+def test_what_is_cleaned_up_is_locked_until_it_is_gone(tmp_path, monkeypatch):
+    """Or another process, whose file is so new that it is not locked yet, would take the lock and lose its file."""
+    made = partial.PartialFile(tmp_path)
+    made.file.close()  # as a killed process leaves it
+    others, unlink = [], Path.unlink
+
+    def deleting(path, *args):
+        with open(path, "r+b") as another:
+            try:
+                fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                others.append("could lock it")
+            except BlockingIOError:
+                others.append("waits")
+        unlink(path, *args)
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(Path, "unlink", deleting)
+    partial.clean(tmp_path)
+    assert others == ["waits"] and not made.path.exists()
+
+
 def test_threads_at_the_same_time_all_get_a_name(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         saved = list(pool.map(lambda number: save(DiskStore(tmp_path), number, "hero"), range(12)))
