@@ -25,6 +25,7 @@ from .words import MINUS, SettingsError, shown
 MOST = 8  # references at once
 COEFFICIENT, CONCATENATE = BLENDS = ("Coefficient", "Concatenate")
 HEAVIEST = 4.0  # weight of a reference's keys
+MASKS = ("mask", "reference_mask")
 TOO_MUCH, TOO_LITTLE = 1.0, -0.5  # sums of strengths: beyond them pictures fall apart
 
 
@@ -66,16 +67,13 @@ class Guide:
         return f"{self.name!r} {how}" + (f" ({'; '.join(where)})" if where else "")
 
 
+_LIST = ("[", "{")  # how JSON begins
 _KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "from": "start", "until": "until",
          "layers": "layers", "store": "store", "mask": "mask", "reference_mask": "reference_mask",
          "blend": "blend", "weight": "weight", "style_fidelity": "style_fidelity"}
 # Masks are no text for a picture's parameters.
 _WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store",
             "blend": "blend", "weight": "weight", "style_fidelity": "style_fidelity"}
-
-
-MASKS = ("mask", "reference_mask")
-_LIST = ("[", "{")  # how JSON begins
 
 
 def read(given: Any, usual: Guide) -> list[Guide]:
