@@ -30,6 +30,7 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import environment
@@ -123,28 +124,22 @@ def main(arguments: list[str]) -> int:
 
 
 def drawings(options: argparse.Namespace) -> int:
-    from demo.client import HttpClient, LocalClient, Recipe
+    from demo import pictures
     from demo.pairs import make_pairs
-    from demo.pictures import compare as compare_pictures
-    from demo.pictures import table as pictures_table
-    from demo.reader import Reader
-    from demo.report import write
-    from demo.setup import Ticker
 
-    recipe = Recipe(options.steps, sampler_name=options.sampler, width=options.size, height=options.size)
-    reader = Reader.load(MODEL)
-    client = HttpClient(options.url) if options.url else LocalClient(MODEL, options.out / "references")
-    with Ticker() as ticker:
-        made = compare_pictures(client, recipe, reader, make_pairs(options.seed, options.pairs), progress=ticker.show)
-    report = made.report()
-    write({"seed": options.seed, "pairs": options.pairs, "recipe": vars(recipe), **report},
-          options.out / "pictures.json")
-    print("\n" + pictures_table(report))
-    return 0
+    return _side_by_side(options, "pictures", pictures.table, lambda client, recipe, reader, show: pictures.compare(
+        client, recipe, reader, make_pairs(options.seed, options.pairs), progress=show).report())
 
 
 def several(options: argparse.Namespace) -> int:
     from demo import several as two
+
+    return _side_by_side(options, "several", two.table, lambda client, recipe, reader, show: two.compare(
+        client, recipe, reader, options.seed, options.pairs, show).report())
+
+
+def _side_by_side(options: argparse.Namespace, name: str, table: Callable, measure: Callable) -> int:
+    """A measurement of its own: ``measure(client, recipe, reader, progress)`` gives the report, for NAME.json."""
     from demo.client import HttpClient, LocalClient, Recipe
     from demo.reader import Reader
     from demo.report import write
@@ -154,10 +149,10 @@ def several(options: argparse.Namespace) -> int:
     reader = Reader.load(MODEL)
     client = HttpClient(options.url) if options.url else LocalClient(MODEL, options.out / "references")
     with Ticker() as ticker:
-        report = two.compare(client, recipe, reader, options.seed, options.pairs, ticker.show).report()
+        report = measure(client, recipe, reader, ticker.show)
     write({"seed": options.seed, "pairs": options.pairs, "recipe": vars(recipe), **report},
-          options.out / "several.json")
-    print("\n" + two.table(report))
+          options.out / f"{name}.json")
+    print("\n" + table(report))
     return 0
 
 
