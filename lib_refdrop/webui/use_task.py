@@ -67,7 +67,7 @@ class UseTask(Task):
         if not self._passes:
             tell(p, NO_PASS + ", so nothing was guided.", shelf)
         elif not any(strength.acts for _, strength in self._references):
-            tell(p, "The coefficient is 0, so nothing was guided.", shelf)
+            tell(p, "The strength is 0, so nothing was guided.", shelf)
         elif done.acted:
             for reference, strength in self._references:
                 for sentence in differences(reference.manifest, p, self.job.host) if strength.acts else []:
