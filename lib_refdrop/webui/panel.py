@@ -6,6 +6,7 @@ import html
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,7 @@ from .further import Further
 from .host import Host
 from .infotext import paste_function
 from .shelf import Last, Shelf
+from .strength_map import SHOWN, strength_map
 
 # Newer gradio leaves what is not visible out of the page, and nothing there can change; older knows no other way to
 # hide.
@@ -119,6 +121,9 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
             for name, default, control in known:
                 if control.tier == "advanced" and name not in made:
                     made[name] = _component(name, default, control, tab)
+                if name == "use_until":
+                    usual = {each: value for each, value, _ in known if each in SHOWN}
+                    drawn = gr.HTML(strength_map(host, *(usual[each] for each in SHOWN)), elem_id=f"refdrop_{tab}_map")
         size = gr.HTML("", elem_id=f"refdrop_{tab}_size")
         status = gr.HTML(_line(shelf.summary(made["store"].value)), elem_id=f"refdrop_{tab}_status")
         # A value that is computed is computed whenever the page is loaded, and its change is what fills the list.
@@ -126,6 +131,9 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
                             label="")
 
     further.connect(made["rfg"])
+    for component in (*(made[name] for name in SHOWN), loaded):
+        component.change(partial(strength_map, host), inputs=[made[name] for name in SHOWN], outputs=[drawn],
+                         show_progress="hidden")
 
     def list_again(store: str) -> list[Any]:
         listed = shelf.names(store)

@@ -7,6 +7,7 @@ The faults these are there for show on gradio 4.40, the version of Forge and For
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -169,3 +170,22 @@ def test_further_references_are_chosen_in_rows_or_written(panel) -> None:
     panel.asked.clear()
     panel.wait_for_timeout(3000)
     assert panel.asked == []  # what one says the other does not say again
+
+
+def test_the_map_follows_the_expression_and_asks_no_more_than_that(panel) -> None:
+    panel.locator("#refdrop_txt2img_more .label-wrap, #refdrop_txt2img_more > button").first.click()
+    shown, field = panel.locator("#refdrop_txt2img_map").first, panel.locator("#refdrop_txt2img_layers input").first
+    expect(shown.locator("svg")).to_have_attribute("aria-label", re.compile("input.1, .*output.11: 0.3"))
+    assert shown.locator("svg").bounding_box()["height"] > 100
+    field.fill("middle=0; 0.2-0.8")
+    field.press("Enter")
+    expect(shown.locator("svg")).to_have_attribute("aria-label", re.compile("middle.0: 0.*0.3 from 20% to 80%|"
+                                                                            "0.3 from 20% to 80%.*middle.0: 0"))
+    field.fill("midle=0")
+    field.press("Enter")
+    expect(shown).to_contain_text("'midle=0' in the layers' expression is not understood")
+    expect(shown.locator("svg")).to_have_count(0)
+    panel.wait_for_timeout(2000)
+    panel.asked.clear()
+    panel.wait_for_timeout(3000)
+    assert panel.asked == []
