@@ -64,7 +64,10 @@ def test_the_list_is_filled_when_a_page_is_loaded(page, program) -> None:
     assert any(event == "load" and function.outputs == [loaded] for function in blocks.fns.values()
                for _, event in function.targets)  # its value is computed anew
     program.generate(program.new(), [{"enabled": True, "mode": "Save", "reference": "hero"}])
-    (refill,) = listened(blocks)[loaded._id]
+    events = listened(blocks)[loaded._id]
+    (refill,) = [function for function in events if len(function.inputs) == 1]
+    (redraw,) = [function for function in events if function is not refill]
+    assert [output.elem_id for output in redraw.outputs] == ["refdrop_txt2img_map"]
     said, *updates = refill.fn("Disk")
     assert all(update["choices"] == ["hero"] for update in updates) and "1 reference on disk" in said
 
