@@ -44,9 +44,9 @@ def blend(own: Tensor, references: Sequence[Tensor], coefficients: Sequence[floa
     for index, (reference, c) in enumerate(zip(references, coefficients)):
         if c == 0:
             continue
-        difference = reference - own
+        difference = reference - own  # a tensor of our own: what follows is done in it, at half the time
         mask = masks[index] if masks else None
-        out = out + (c * difference if mask is None else c * mask.to(difference) * difference)
+        out = difference.mul_(c if mask is None else c * mask.to(difference)).add_(out)
     return out
 
 
