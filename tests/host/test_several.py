@@ -79,6 +79,18 @@ def test_a_given_picture_becomes_a_reference(webui: WebUI, without: dict[str, Ma
     assert guided.problem is None and guided.hashes != without["euler"].hashes
 
 
+def test_reference_only_and_style_fidelity(webui: WebUI, without: dict[str, Made],
+                                           reads_infotext: None) -> None:  # noqa: F811
+    joined = {"blend": "Concatenate", "weight": 2.0}
+    made = webui.use("hero", settings={**joined, "style_fidelity": 0.5})
+    assert made.problem is None
+    others = [webui.use("hero", settings=joined), webui.use("hero"), without["euler"]]
+    assert len({made.hashes[0], *(other.hashes[0] for other in others)}) == 4
+    again = webui.draw(infotext=made.parameters[0])
+    assert again.hashes == made.hashes and again.parameters == made.parameters
+    assert webui.use("hero", settings={**joined, "weight": 0.0}).hashes == without["euler"].hashes
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"references": ["hero"] * 9}, "9 are too many"), ({"mask": "no picture"}, "base64"),
     ({"layers": "outptu=0"}, "not understood"), ({"references": [{"name": "nobody"}]}, "nobody"),
