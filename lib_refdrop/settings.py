@@ -111,6 +111,9 @@ class Settings:
     style_fidelity: float = _setting(0.0, "Style fidelity", "How much the negative prompt is spared; CFG then makes "
                                      "the reference's effect stronger.", minimum=0.0, maximum=1.0, step=0.05,
                                      infotext="RefDrop style fidelity", tier="advanced")
+    dropout: float = _setting(0.0, "Token dropout", "The share of the reference that a layer does without at a step, "
+                              "another part each time, by the picture's seed.", minimum=0.0,
+                              maximum=guides.MOST_DROPPED, step=0.05, infotext="RefDrop dropout", tier="advanced")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -163,7 +166,7 @@ class Settings:
         """
         main = guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
                                            self.store, self.mask, self.reference_mask, self.blend, self.weight,
-                                           self.style_fidelity), "Guidance")
+                                           self.style_fidelity, self.dropout), "Guidance")
         listed = guides.read(self.references, main)
         found = [main, *listed] if names.normalised(self.reference) or not listed else listed
         if len(found) > guides.MOST:
@@ -175,7 +178,8 @@ class Settings:
         main = used[0]
         return replace(self, reference=main.name, rfg=main.rfg, use_from=main.start, use_until=main.until,
                        layers=main.layers, store=main.store, blend=main.blend, weight=main.weight,
-                       style_fidelity=main.style_fidelity, references=guides.written(used[1:], main))
+                       style_fidelity=main.style_fidelity, dropout=main.dropout,
+                       references=guides.written(used[1:], main))
 
     def _checked_name(self) -> str:
         """The reference's name in its one form; empty where there is none."""

@@ -52,7 +52,8 @@ class UseTask(Task):
             return []
         self._passes += 1
         replays = HostReplays(self.job.p, self.job.host, self.job.shelf.replays, sampling.element_size)
-        return [Guidance(self._references, sampling.lineage, sampling.name, replays, sampling.sigmas)]
+        seeds = [int(seed) for seed in getattr(self.job.p, "seeds", None) or ()]
+        return [Guidance(self._references, sampling.lineage, sampling.name, replays, sampling.sigmas, seeds)]
 
     def passed(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

@@ -98,3 +98,17 @@ def test_concatenation_is_told_as_such_and_its_parameters_make_it_again(studio, 
     mixed = studio.draw({"reference": "hero", "references": [
         {"name": "other", "blend": "concatenate", "weight": 0.5}]}, **NURSE)
     assert "'hero' at 0.3 and 'other' joined, weight 0.5" in mixed.comments
+
+
+def test_dropout_is_told_and_its_parameters_make_the_picture_again(studio, two) -> None:
+    made = studio.draw({"reference": "hero", "dropout": 0.5}, **NURSE)
+    assert "Guided by 'hero' at 0.3 (dropout 0.5), throughout." in made.comments
+    assert "RefDrop dropout: 0.5" in made.parameters[0]
+    assert not same(made, studio.draw({"reference": "hero"}, **NURSE))
+    assert same(studio.draw(infotext=made.parameters[0], prompt=NURSE["prompt"], seed=8), made)
+    listed = studio.draw({"references": [{"name": "hero", "dropout": 0.5}]}, **NURSE)
+    assert same(listed, made)
+    batch = studio.draw({"reference": "hero", "dropout": 0.5}, **{**NURSE, "seed": 7, "batch_size": 2})
+    assert np.abs(batch.pictures[1].astype(int) - made.pictures[0]).max() <= 2
+    problem = studio.refusal({"reference": "hero", "dropout": 0.95}, **NURSE)
+    assert "Token dropout must be a number from 0 to 0.9" in str(problem)

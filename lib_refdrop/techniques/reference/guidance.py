@@ -19,6 +19,7 @@ from ...references.replay import Replays, replay
 from ...words import ReferenceProblem, first_line, no_memory
 from ..technique import Outcome, Technique
 from .concatenation import joined
+from .dropout import dropped
 from .masks import looked_at
 from .rfg import blend
 from .strength import Strength
@@ -33,14 +34,16 @@ class Guidance(Technique):
 
     def __init__(self, references: Sequence[tuple[Reference, Strength | float]], lineage: Lineage,
                  pass_name: str = "base", replays: Replays | None = None,
-                 sigmas: Sequence[float] | None = None) -> None:
+                 sigmas: Sequence[float] | None = None, seeds: Sequence[int] = ()) -> None:
         """``replays`` keeps what trajectories were computed into, for later passes; ``sigmas`` are the pass's noise
-        levels where they are known, of which strengths over progress are fractions. Raises
-        :class:`~lib_refdrop.words.RefDropError` where a reference cannot serve this model, pass or choice of layers."""
+        levels where they are known, of which strengths over progress are fractions; ``seeds`` are those of the batch's
+        pictures, for what is left to chance. Raises :class:`~lib_refdrop.words.RefDropError` where a reference cannot
+        serve this model, pass or choice of layers."""
         self._guides = [_Guide(reference, Strength.of(strength), pass_name, lineage)
                         for reference, strength in references]
         self._lineage, self._replays, self._progress = lineage, replays or Replays(), Progress(sigmas)
-        self._outcome, self._runs = Outcome(), list[Run]()
+        self._outcome, self._runs, self._seeds = Outcome(), list[Run](), seeds
+        self._call: ModelCall | None = None  # the one that runs
         self._acted = self._left_out = False  # in the call that runs: on a row; somewhere without a reference
 
     def call(self, call: ModelCall) -> None:
@@ -51,7 +54,7 @@ class Guidance(Technique):
             if guide.acts_at(progress) and guide.needs_replay:
                 guide.replayed(replay(guide.reference, guide.pass_name, self._lineage, call, self._replays))
         self._outcome.calls += 1
-        self._runs = list(runs(call.rows))
+        self._runs, self._call = list(runs(call.rows)), call
         for guide in self._guides:
             guide.begin_call(call, progress)
 
@@ -64,9 +67,7 @@ class Guidance(Technique):
             references, coefficients, masks = [], [], []
             for guide in here:
                 if (feature := guide.fetch(site, kind, layer, own)) is not None:
-                    weight = guide.strength.weight
-                    references.append(layer.attend(rows, *feature) if weight is None else
-                                      joined(layer, rows, own.shape[1], *feature, weight=weight))
+                    references.append(self._attended(guide.strength, site, kind, rows, layer, own.shape[1], feature))
                     coefficients.append(guide.strength_at(site, kind))
                     masks.append(guide.where(own.shape[1], own.device))
             touched = touched or bool(references)
@@ -76,6 +77,25 @@ class Guidance(Technique):
             return own
         self._acted = True
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attended(self, strength: Strength, site: Site, kind: Kind, rows: slice, layer: SiteInput, tokens: int,
+                  feature: KeyValues) -> Tensor:
+        """Attention of some rows, all of one kind, over a reference's keys and values: ``[rows, tokens, C]``."""
+        def over(rows: slice, feature: KeyValues) -> Tensor:
+            if strength.weight is None:
+                return layer.attend(rows, *feature)
+            return joined(layer, rows, tokens, *feature, weight=strength.weight)
+
+        call = self._call
+        if not strength.dropout or call is None:
+            return over(rows, feature)
+        made = []
+        for row in range(rows.start, rows.stop):  # every picture does without others
+            image = call.rows[row].image
+            seed = self._seeds[image] if image < len(self._seeds) else 0
+            left = dropped(feature, strength.dropout, seed, site, call.sigma, call.visits[kind])
+            made.append(over(slice(row, row + 1), left))
+        return torch.cat(made)
 
     def finish(self) -> Outcome:
         """Raises :class:`ReferenceProblem` where guidance was asked for and none happened: the user must not believe it

@@ -19,7 +19,8 @@ class Strength:
     ``mask`` says where in the new picture it acts (Eq. 6), ``looks_at`` which part of the reference may be looked at.
     With a ``weight`` there is no c: the layer attends over its own and the reference's keys together, those of the
     reference counting ``weight`` times ("reference-only"). ``fidelity`` from 0 to 1 takes so much of it from the
-    unconditional branch, whose difference CFG multiplies ("style fidelity").
+    unconditional branch, whose difference CFG multiplies ("style fidelity"). ``dropout`` is the share of the
+    reference's tokens that a layer does without in a model call, others each time.
     """
 
     c: float
@@ -30,6 +31,7 @@ class Strength:
     looks_at: Mask | None = None
     weight: float | None = None
     fidelity: float = 0.0
+    dropout: float = 0.0
 
     @classmethod
     def of(cls, strength: Strength | float) -> Strength:
