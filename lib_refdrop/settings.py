@@ -18,6 +18,7 @@ from .words import SettingsError, shown
 
 SCRIPT_NAME = "RefDrop"
 _OLDER = 9  # arguments of the older extension
+NO_SEQUENCE, FIRST, PREVIOUS, BOTH = SEQUENCES = ("Off", "First", "Previous", "First and previous")
 
 # What a picture's parameters always say, by mode, whatever the defaults are or will be.
 _DECIDES = {"Use": ("rfg", "mode", "store", "reference"),
@@ -114,6 +115,13 @@ class Settings:
     dropout: float = _setting(0.0, "Token dropout", "The share of the reference that a layer does without at a step, "
                               "another part each time, by the picture's seed.", minimum=0.0,
                               maximum=guides.MOST_DROPPED, step=0.05, infotext="RefDrop dropout", tier="advanced")
+    sequence: str = _setting(NO_SEQUENCE, "Sequence", "Use: each picture of a batch count, or of a folder in img2img's "
+                             "Batch, is guided by the first, the one before it, or both; the coefficient is theirs "
+                             "together. The reference guides the first picture alone; without one that is drawn plain.",
+                             choices=SEQUENCES, infotext="RefDrop sequence", tier="sequence")
+    sequence_name: str = _setting("", "Name of the sequence", "Later generations with this name go on with it, from "
+                                  "memory; a new name begins one. Empty: it ends with its generation.",
+                                  infotext="RefDrop sequence name", tier="sequence")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -145,7 +153,7 @@ class Settings:
         settings = cls(**{name: check_value(named.get(name, default), default, control)
                           for name, default, control in controls})
         settings._check_together()
-        return replace(settings, reference=settings._checked_name())
+        return replace(settings, reference=settings._checked_name(), sequence_name=settings._checked_sequence())
 
     def _check_together(self) -> None:
         if not self.sections:
@@ -157,20 +165,33 @@ class Settings:
         if self.mode == "Use" and self.picture != "":
             raise SettingsError("A picture can be saved, not used at once; save it as a reference first, or take the "
                                 "picture out.")
+        if self.mode == "Save" and self.in_sequence:
+            raise SettingsError("A sequence guides its later pictures, which is mode Use; choose Use, or switch the "
+                                "sequence off.")
+
+    @property
+    def in_sequence(self) -> bool:
+        return self.sequence != NO_SEQUENCE
+
+    @property
+    def main_guide(self) -> guides.Guide:
+        """The guide of the scalar settings. Raises :class:`SettingsError`."""
+        return guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
+                                           self.store, self.mask, self.reference_mask, self.blend, self.weight,
+                                           self.style_fidelity, self.dropout), "Guidance")
 
     def guided_by(self) -> list[guides.Guide]:
         """What a Use is guided by: the reference of the scalar settings, and those of ``references``. Without a name,
-        the former is the newest there, or where there is a list, none.
+        the former is the newest there, or where there is a list, or a sequence, none.
 
         Raises :class:`SettingsError`.
         """
-        main = guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
-                                           self.store, self.mask, self.reference_mask, self.blend, self.weight,
-                                           self.style_fidelity, self.dropout), "Guidance")
+        main = self.main_guide
         listed = guides.read(self.references, main)
-        found = [main, *listed] if names.normalised(self.reference) or not listed else listed
-        if len(found) > guides.MOST:
-            raise SettingsError(f"A generation can be guided by {guides.MOST} references; {len(found)} are too many.")
+        found = [main, *listed] if names.normalised(self.reference) or not (listed or self.in_sequence) else listed
+        most = max(len(found), len(listed) + (2 if self.sequence == BOTH else self.in_sequence))
+        if most > guides.MOST:
+            raise SettingsError(f"A generation can be guided by {guides.MOST} references; {most} are too many.")
         return found
 
     def of_guides(self, used: Sequence[guides.Guide]) -> Settings:
@@ -188,6 +209,18 @@ class Settings:
         found = names.new(self.reference) if self.mode == "Save" and not self.replace else names.checked(self.reference)
         if found == "RefDrop reference":  # hosts write a name that is its own heading without a value
             raise SettingsError(f"{found!r} cannot be a reference's name: pictures could not tell it; choose another.")
+        return found
+
+    def _checked_sequence(self) -> str:
+        """The sequence's name in its one form; empty where there is none."""
+        if not self.in_sequence or not names.normalised(self.sequence_name):
+            return ""
+        try:
+            found = names.new(self.sequence_name)
+        except SettingsError as problem:
+            raise SettingsError(str(problem).replace("a reference's name", "a sequence's name")) from None
+        if found == "RefDrop sequence name":  # as of a reference's
+            raise SettingsError(f"{found!r} cannot be a sequence's name: pictures could not tell it; choose another.")
         return found
 
     @property
@@ -215,6 +248,8 @@ class Settings:
         elif self.blend == guides.CONCATENATE:
             del texts["RefDrop RFG"]  # which was not used
             texts["RefDrop weight"] = self.weight
+        if self.in_sequence and not used:
+            del texts["RefDrop reference"]  # hosts cannot read an empty value
         return texts
 
 

@@ -31,6 +31,8 @@ def paste_function(name: str, default: Any, control: Control) -> Callable[[Mappi
         text = _whole(parameters, control.infotext)
         if _MARK not in parameters or control.infotext is None or control.picture:
             return None
+        if text is None and name == "reference" and "RefDrop sequence" in parameters:
+            return ""  # written where one guided the sequence's first picture
         if text is None:
             return None if control.tier == "important" else default
         try:

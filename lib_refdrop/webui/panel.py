@@ -117,6 +117,10 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
                 if control.tier == "masks":
                     with gr.Column():
                         made[name] = _component(name, default, control, tab)
+        with gr.Accordion("Stories and frames", open=False, elem_id=f"refdrop_{tab}_stories"):
+            for name, default, control in known:
+                if control.tier == "sequence":
+                    made[name] = _component(name, default, control, tab)
         with gr.Accordion("More", open=False, elem_id=f"refdrop_{tab}_more"):
             for name, default, control in known:
                 if control.tier == "advanced" and name not in made:

@@ -41,6 +41,13 @@ class ReplayMemory:
         self._kept[key] = features
 
 
+    def forget(self, content: str) -> None:
+        """Lets go of what a reference of that content was computed into."""
+        for key in [key for key in self._kept if key[0] == content]:
+            self._kept.pop(key, None)
+            self.budget.remove(key)
+
+
 class HostReplays(Replays):
     """:class:`Replays` for one processing object."""
 

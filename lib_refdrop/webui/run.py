@@ -16,6 +16,7 @@ from .options import INNER_PASSES, option
 from .parameters import clear
 from .remember_task import RememberTask
 from .save_task import SaveTask
+from .sequence_task import SequenceTask
 from .shelf import Shelf
 from .task import Job, Pass, Task
 from .use_task import UseTask
@@ -26,8 +27,18 @@ _INNER = ("_ad_inner",)  # how detailers mark the processing objects of their in
 
 
 def start(p: Any, args: Sequence[Any], host: Host, shelf: Shelf) -> None:
-    """A generation begins. Off, it touches nothing; on, ``p`` has a :class:`Run` from here on."""
-    copied_from = getattr(p, "refdrop", None)
+    """A generation begins. Off, it touches nothing; on, ``p`` has a :class:`Run` from here on.
+
+    Hosts run one processing object again and again for the files of img2img's Batch and for loops, and close it once:
+    what it did before is over, but for a sequence, which goes on.
+    """
+    before = getattr(p, "refdrop", None)
+    _start(p, args, host, shelf, before)
+    if before is not None and before.is_of(p):
+        before.close()
+
+
+def _start(p: Any, args: Sequence[Any], host: Host, shelf: Shelf, copied_from: Run | None) -> None:
     _forget(p)
     try:
         settings = Settings.from_args(with_axes(p, args))
@@ -47,7 +58,10 @@ def start(p: Any, args: Sequence[Any], host: Host, shelf: Shelf) -> None:
                 outer.note_inner()
             return
         remember = None  # a detail is no picture of its own
-    main = _TASKS[settings.mode](job) if settings.enabled else None
+    task = SequenceTask if settings.in_sequence else _TASKS[settings.mode]
+    main = task(job) if settings.enabled else None
+    if main and copied_from is not None and copied_from.is_of(p):
+        main.go_on_from(copied_from.main)
     if main or remember:
         p.refdrop = Run(job, main, remember, outer=shelf.running())
         p.refdrop.open()
@@ -67,7 +81,7 @@ class Run:
 
     def __init__(self, job: Job, main: Task | None, remember: Task | None, outer: Run | None = None) -> None:
         self._job, self._p = job, job.p
-        self._main = main
+        self.main = main
         self._tasks = [task for task in (main, remember) if task]
         self._outer = outer
         self._batch = 0
@@ -91,7 +105,7 @@ class Run:
     def begin_batch(self, number: int) -> None:
         """Batch ``number`` starts; parameters written for an earlier one say nothing about it."""
         self._batch, self.afterwards = number, False
-        if self._main and number:
+        if self.main and number:
             clear(self._p)
         self._each(lambda task: task.begin_batch(number))
 
@@ -106,7 +120,7 @@ class Run:
             sampling = Pass(name, self._batch, adapter, lineage, element_size, _sigmas(adapter, self._p))
         except Exception as error:
             for task in list(self._tasks):
-                if task is not self._main or self._job.covers(name):
+                if task is not self.main or self._job.covers(name):
                     self._over(task, told(error))
             return
         self._each(lambda task: self._techniques.append((task, task.techniques(sampling))))
@@ -158,7 +172,7 @@ class Run:
         self.finish()
         self.detach()
         self._pass, self._techniques = None, []
-        for task in {id(task): task for task in (self._main, *self._tasks) if task}.values():
+        for task in {id(task): task for task in (self.main, *self._tasks) if task}.values():
             task.close()
         self._tasks = []
 
@@ -199,7 +213,7 @@ class Run:
         task.close()
         if not any(found for each, found in self._techniques if each in self._tasks):
             self.detach()
-        if task is not self._main:
+        if task is not self.main:
             logger.info("This picture is not remembered: %s", problem)
         elif isinstance(problem, Interrupted):
             show(self._p, str(problem), self._job.shelf)

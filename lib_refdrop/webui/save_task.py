@@ -19,8 +19,8 @@ from .parameters import write
 from .plans import Forecast, picture_size, plan_for
 from .provenance import default_name, provenance
 from .shelf import Last
-from .steps import hires_size, keeps_to_schedule
-from .task import NO_PASS, Job, Pass, Task
+from .steps import hires_size
+from .task import NO_PASS, Job, Pass, Task, known_levels
 
 
 class SaveTask(Task):
@@ -65,9 +65,7 @@ class SaveTask(Task):
                 self._recording = Recording(sampling.lineage, made, found.plan, writer)
         if self._picture:  # now: while the model is called there may be no room for the VAE
             self._latent = self._encoded(self._picture, sampling)
-        sampler = getattr(p, "hr_sampler_name", None) if sampling.name == "hires" else None
-        known = keeps_to_schedule(str(sampler or p.sampler_name))
-        self._recording.begin_pass(sampling.name, sampling.sigmas if known else None)
+        self._recording.begin_pass(sampling.name, known_levels(p, sampling))
         return [self._recording]
 
     def passed(self, outcomes: Sequence[Outcome]) -> None:

@@ -13,6 +13,7 @@ from ..settings import Settings
 from ..techniques.technique import Outcome, Technique
 from .host import Host
 from .shelf import Shelf
+from .steps import keeps_to_schedule
 
 NO_PASS = "This generation had no pass that RefDrop is switched on for"
 
@@ -58,6 +59,9 @@ class Task:
     def __init__(self, job: Job) -> None:
         self.job = job
 
+    def go_on_from(self, before: Task | None) -> None:
+        """The host runs a processing object again: ``before`` is what it did the last time, and is closed next."""
+
     def open(self) -> None:
         """Before anything is computed."""
 
@@ -79,3 +83,9 @@ class Task:
 
     def close(self) -> None:
         """The generation is over, however it ended. More than once does no harm."""
+
+
+def known_levels(p: Any, sampling: Pass) -> Sequence[float] | None:
+    """The noise levels of a pass, where its sampler keeps to those that the host knows in advance."""
+    sampler = getattr(p, "hr_sampler_name", None) if sampling.name == "hires" else None
+    return sampling.sigmas if keeps_to_schedule(str(sampler or p.sampler_name)) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from ..guides import COEFFICIENT, MASKS, Guide, warning
 from ..references.picture import decoded, digest
@@ -75,21 +76,28 @@ class UseTask(Task):
                     done.note(sentence)
             if much := warning(self._guides):
                 done.note(much)
-            main = self._guides[0]
-            masks = {name: digest(decoded(getattr(main, name))) for name in MASKS if getattr(main, name) != ""}
-            write(p, self.job.settings.of_guides(self._guides).infotext(main.name, masks), done.notes)
-            said = f"Guided by {_listed(self._guides)}, {_how_much(done)}."
+            write(p, self._parameters(), done.notes)
+            said = f"Guided by {listed(self._guides)}, {_how_much(done)}."
             tell(p, " ".join([said, *done.notes]), shelf)
         elif not interrupted:
             raise RefDropError(" ".join(done.notes)
                                or "The model's self-attention never ran, so nothing was guided; another "
                                "extension may replace the model or its attention.")
 
+    def _parameters(self) -> dict[str, Any]:
+        """What the parameters of guided pictures say."""
+        return self.job.settings.of_guides(self._guides).infotext(self._guides[0].name, masks_of(self._guides[0]))
+
     def close(self) -> None:
         self._uses.close()
 
 
-def _listed(guides: Sequence[Guide]) -> str:
+def masks_of(guide: Guide) -> dict[str, str]:
+    """The words that stand for a guide's masks, by setting."""
+    return {name: digest(decoded(getattr(guide, name))) for name in MASKS if getattr(guide, name) != ""}
+
+
+def listed(guides: Sequence[Guide]) -> str:
     *first, last = map(str, guides)
     plain = all(guide.blend == COEFFICIENT for guide in guides)
     total = f" ({sum(guide.rfg for guide in guides):g} together)" if first and plain else ""

@@ -54,7 +54,8 @@ OTHERS = {"enabled": True, "rfg": -0.45, "mode": "Use", "enabled_hr": True, "sto
           "on_problem": "Continue", "keep": "Tiny", "budget": 250.0,
           "references": '[{"name": "villain, the old", "rfg": -0.2}]', "layers": "output.0=0, middle=0.5; 0.1-0.8",
           "use_from": 0.25, "use_until": 0.75, "picture_seed": 2**32 - 1,
-          "blend": "Coefficient", "weight": 2.5, "style_fidelity": 0.5, "dropout": 0.5}
+          "blend": "Coefficient", "weight": 2.5, "style_fidelity": 0.5, "dropout": 0.5,
+          "sequence": "Previous", "sequence_name": "story, the first"}
 
 
 @pytest.mark.parametrize("name", [setting for setting, _, control in Settings.controls() if not control.picture])
