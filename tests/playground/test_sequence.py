@@ -60,7 +60,7 @@ def test_the_first_is_plain_and_the_second_is_guided_by_it(studio: Studio, memor
 
 
 def test_previous_and_both_differ_from_the_third_picture_on(studio: Studio, memory) -> None:
-    first, previous, both = ([picture for picture in studio.draw({"sequence": which}, n_iter=3).pictures]
+    first, previous, both = (studio.draw({"sequence": which}, n_iter=3).pictures
                              for which in (FIRST, PREVIOUS, BOTH))
     assert same(first[1], previous[1]) and same(first[1], both[1])
     assert len({picture[2].tobytes() for picture in (first, previous, both)}) == 3
