@@ -49,13 +49,16 @@ class Guide:
     weight: float = 1.0
     style_fidelity: float = 0.0
     dropout: float = 0.0
+    adain: float = 0.0
+    adain_attention: float = 0.0
 
     def strength(self, sections: tuple[str, ...] = SECTIONS) -> Strength:
         """Raises :class:`SettingsError` for an expression with a mistake, or a mask that is none."""
         mask, looks_at = (Mask.given(given, what) if given != "" else None for given, what in (
             (self.mask, "The mask"), (self.reference_mask, "The reference's mask")))
         return Strength(self.rfg, sections, parse(self.layers), Window(self.start, self.until), mask, looks_at,
-                        self.weight if self.blend == CONCATENATE else None, self.style_fidelity, self.dropout)
+                        self.weight if self.blend == CONCATENATE else None, self.style_fidelity, self.dropout,
+                        self.adain, self.adain_attention)
 
     def __str__(self) -> str:
         """As people are told of it: 'hero' at 0.3."""
@@ -66,17 +69,20 @@ class Guide:
         where += ["a part of it"] if self.reference_mask != "" else []
         where += [f"style fidelity {self.style_fidelity:g}"] if self.style_fidelity else []
         where += [f"dropout {self.dropout:g}"] if self.dropout else []
+        where += [f"AdaIN {self.adain:g}"] if self.adain else []
+        where += [f"AdaIN of queries and keys {self.adain_attention:g}"] if self.adain_attention else []
         how = f"at {self.rfg:g}" if self.blend == COEFFICIENT else f"joined, weight {self.weight:g}"
         return f"{self.name!r} {how}" + (f" ({'; '.join(where)})" if where else "")
 
 
 _LIST = ("[", "{")  # how JSON begins
+_ALIKE = ("blend", "weight", "style_fidelity", "dropout", "adain", "adain_attention")  # in lists as everywhere
 _KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "from": "start", "until": "until",
          "layers": "layers", "store": "store", "mask": "mask", "reference_mask": "reference_mask",
-         "blend": "blend", "weight": "weight", "style_fidelity": "style_fidelity", "dropout": "dropout"}
+         **{name: name for name in _ALIKE}}
 # Masks are no text for a picture's parameters.
 _WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store",
-            "blend": "blend", "weight": "weight", "style_fidelity": "style_fidelity", "dropout": "dropout"}
+            **{name: name for name in _ALIKE}}
 
 
 def read(given: Any, usual: Guide) -> list[Guide]:
@@ -149,7 +155,8 @@ def _guide(entry: Any, place: int, usual: Guide) -> Guide:
         raise SettingsError(f"{which} has no name; give it that of a saved reference.")
     found["name"] = names.checked(found["name"])
     for name, least, most in (("rfg", -1.0, 1.0), ("start", 0.0, 1.0), ("until", 0.0, 1.0),
-                              ("weight", 0.0, HEAVIEST), ("style_fidelity", 0.0, 1.0), ("dropout", 0.0, MOST_DROPPED)):
+                              ("weight", 0.0, HEAVIEST), ("style_fidelity", 0.0, 1.0), ("dropout", 0.0, MOST_DROPPED),
+                              ("adain", 0.0, 1.0), ("adain_attention", 0.0, 1.0)):
         if name in found:
             found[name] = number(found[name], f"{which}: {_WRITTEN[name]}", least, most)
     if "blend" in found:

@@ -78,7 +78,7 @@ def use(pipe: Any, reference: str | Reference | Mapping[str, float | Strength], 
     lineage, replays = _lineage(pipe), Replays()
     with ExitStack() as opened:
         found = [(opened.enter_context(_opened(each, folder)), strength) for each, strength in zip(wanted, strengths)]
-        Guidance(found, lineage)  # says now what does not fit
+        hears = Guidance(found, lineage).hears_blocks  # says now what does not fit
 
         def techniques(sigma: float) -> list[Technique]:
             return [Guidance(found, lineage, replays=replays, sigmas=_known_sigmas(pipe, sigma))]
@@ -86,7 +86,8 @@ def use(pipe: Any, reference: str | Reference | Mapping[str, float | Strength], 
         def notes() -> list[str]:
             return _differences([each for each, _ in found], pipe)
 
-        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), done.outcomes, notes):
+        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), done.outcomes, hears,
+                     notes):
             yield done
         problems += [ReferenceProblem(f"Reference {each.name!r} was changed by another program while it was in use, so "
                                       "pictures are guided by parts of both; draw them again.")
@@ -129,7 +130,8 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
         return [waiting.pop()]
 
     try:
-        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), []):
+        with _passes(pipe, unet, techniques, lambda technique, problem: problems.append(problem), [],
+                     recording.hears_blocks):
             yield left
         if problems:
             raise problems[0]
@@ -140,10 +142,10 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
 
 @contextmanager
 def _passes(pipe: Any, unet: nn.Module, techniques: Callable[[float], list[Technique]], tell: Callable,
-            outcomes: list[Outcome], notes: Callable[[], list[str]] = list) -> Iterator[None]:
-    """A sampling pass for each generation of the pipeline while the block runs; ``notes`` are what there is to say of
-    one that begins."""
-    current = _Current(pipe, techniques, tell, outcomes, notes)
+            outcomes: list[Outcome], hears_blocks: bool, notes: Callable[[], list[str]] = list) -> Iterator[None]:
+    """A sampling pass for each generation of the pipeline while the block runs; ``hears_blocks`` is what their
+    techniques say, ``notes`` are what there is to say of one that begins."""
+    current = _Current(pipe, techniques, tell, outcomes, hears_blocks, notes)
     with attached(unet, current, current.rows, _clock(pipe)):
         yield
         current.finish()
@@ -153,8 +155,9 @@ class _Current(SamplingPass):
     """Stands for the generation that runs: a pipeline makes a schedule anew for each, and so begins another pass."""
 
     def __init__(self, pipe: Any, techniques: Callable[[float], list[Technique]], tell: Callable,
-                 outcomes: list[Outcome], notes: Callable[[], list[str]]) -> None:
+                 outcomes: list[Outcome], hears_blocks: bool, notes: Callable[[], list[str]]) -> None:
         super().__init__([])
+        self._hears_blocks = hears_blocks
         self._pipe, self._new, self._all, self._begin_with = pipe, techniques, outcomes, notes
         self._inform = tell
         self._now: SamplingPass | None = None
@@ -176,6 +179,10 @@ class _Current(SamplingPass):
         self._now.failed(error)
 
     @property
+    def hears_blocks(self) -> bool:
+        return self._hears_blocks
+
+    @property
     def replaying(self) -> bool:
         return self._now is not None and self._now.replaying
 
@@ -189,6 +196,9 @@ class _Current(SamplingPass):
 
     def attention(self, site: Any, own: Tensor, layer: Any) -> Tensor:
         return own if self._now is None else self._now.attention(site, own, layer)
+
+    def block(self, block: Any, output: Tensor) -> Tensor:
+        return output if self._now is None else self._now.block(block, output)
 
     def note(self, sentence: str) -> None:
         if self._now is not None:

@@ -122,6 +122,13 @@ class Settings:
     sequence_name: str = _setting("", "Name of the sequence", "Later generations with this name go on with it, from "
                                   "memory; a new name begins one. Empty: it ends with its generation.",
                                   infotext="RefDrop sequence name", tier="sequence")
+    adain: float = _setting(0.0, "AdaIN", "How far colours and contrasts of the model's blocks are brought to the "
+                            "reference's; with the coefficient at 0 by this alone.", minimum=0.0, maximum=1.0,
+                            step=0.05, infotext="RefDrop AdaIN", tier="advanced")
+    adain_attention: float = _setting(0.0, "AdaIN of queries and keys", "StyleAligned: how far a layer's own queries "
+                                      "and keys are made like the reference's before they look at it.", minimum=0.0,
+                                      maximum=1.0, step=0.05, infotext="RefDrop AdaIN of queries and keys",
+                                      tier="advanced")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -178,7 +185,8 @@ class Settings:
         """The guide of the scalar settings. Raises :class:`SettingsError`."""
         return guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
                                            self.store, self.mask, self.reference_mask, self.blend, self.weight,
-                                           self.style_fidelity, self.dropout), "Guidance")
+                                           self.style_fidelity, self.dropout, self.adain, self.adain_attention),
+                              "Guidance")
 
     def guided_by(self) -> list[guides.Guide]:
         """What a Use is guided by: the reference of the scalar settings, and those of ``references``. Without a name,
@@ -199,7 +207,8 @@ class Settings:
         main = used[0]
         return replace(self, reference=main.name, rfg=main.rfg, use_from=main.start, use_until=main.until,
                        layers=main.layers, store=main.store, blend=main.blend, weight=main.weight,
-                       style_fidelity=main.style_fidelity, dropout=main.dropout,
+                       style_fidelity=main.style_fidelity, dropout=main.dropout, adain=main.adain,
+                       adain_attention=main.adain_attention,
                        references=guides.written(used[1:], main))
 
     def _checked_name(self) -> str:

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..model.rows import COND, UNCOND, Row
 from ..model.schedule import SigmaClock
-from ..model.sites import Lineage, Site
+from ..model.sites import Block, Lineage, Site
 from ..techniques.reference.rfg import attention
 from ..techniques.sampling_pass import SamplingPass
 from ..words import RefDropError
 from .hooked_layer import HookedLayer
-from .hooks import BATCH_CHANGED, SWAPPED, TILED, guarded, on_loaded, remove_all
-from .original_layout import UNetCall, lineage_of, self_attentions
+from .hooks import BATCH_CHANGED, SWAPPED, TILED, block_hooks, guarded, on_loaded, remove_all
+from .original_layout import UNetCall, lineage_of, outputs, self_attentions
 from .schedules import noise_levels
 
 
@@ -95,6 +95,8 @@ class A1111Attachment:
         for site, layer in self_attentions(unet).items():
             at = guarded(mine, "at", lambda site, own, layer: own)
             handles += HookedLayer(layer, _with(at, site), "x", "context", _attend).handles
+        if sampling_pass.hears_blocks:
+            handles += block_hooks(outputs(unet), guarded(mine, "block", lambda block, output: output))
 
     def detach(self) -> None:
         self._remove()
@@ -175,6 +177,11 @@ class A1111Attachment:
             self.sampling_pass.note(BATCH_CHANGED)
             return own
         return self.sampling_pass.attention(site, own, layer)
+
+    def block(self, block: Block, output: Tensor) -> Tensor:
+        if not self._rows or not self._own or len(output) != self._rows:
+            return output
+        return self.sampling_pass.block(block, output)
 
     def swapped(self) -> None:
         """Other weights are in the model's place."""

@@ -11,16 +11,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..model.rows import Row
 from ..model.schedule import FlowClock, SigmaClock
-from ..model.sites import Lineage, Site, SiteShape
+from ..model.sites import Block, Lineage, Site, SiteShape
 from ..techniques.sampling_pass import SamplingPass
 from .hooked_layer import HookedLayer
+from .hooks import block_hooks
 
 _NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
 
@@ -32,13 +33,13 @@ _replaying: ContextVar[bool] = ContextVar("replaying", default=False)
 
 def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
     """Every self-attention layer by its site."""
-    return {site: layer for site, (layer, _) in _placed(unet).items()}
+    return {site: place.layer for site, place in _placed(unet).items()}
 
 
 def lineage_of(unet: nn.Module, flow: bool = False) -> Lineage:
     """The lineage of a UNet; without sites for a model that is no such UNet."""
     return Lineage({site: SiteShape(layer.heads, layer.to_k.out_features, level)
-                    for site, (layer, level) in _placed(unet).items()}, flow)
+                    for site, (layer, level, _) in _placed(unet).items()}, flow)
 
 
 def is_flow(scheduler: Any) -> bool:
@@ -57,11 +58,20 @@ def clock_of(scheduler: Any) -> Clock:
     return SigmaClock(scheduler.alphas_cumprod)
 
 
-def _placed(unet: Any) -> dict[Site, tuple[Any, int]]:
-    """Self-attention layers by site, each with how often the picture is halved there.
+class _Place(NamedTuple):
+    """A self-attention layer, how often the picture is halved there, and the module that gives its block's output."""
+
+    layer: Any
+    level: int
+    output: nn.Module
+
+
+def _placed(unet: Any) -> dict[Site, _Place]:
+    """Self-attention layers by site.
 
     diffusers counts blocks by level; the original layout counts resnets, with a convolution as input block 0 and one
-    after each level of the way down.
+    after each level of the way down. There an up-sampling belongs to the block before it, and the middle block ends
+    with a resnet.
     """
     found = {}
     for name, block in unet.named_modules():
@@ -70,12 +80,21 @@ def _placed(unet: Any) -> dict[Site, tuple[Any, int]]:
             way, level, within, index = match.group(1), *(int(part or 0) for part in match.groups()[1:])
             before, deepest = sum(_resnets(unet, way, earlier) for earlier in range(level)), len(unet.down_blocks) - 1
             if way == "down":
-                found[Site("input", 1 + before + level + within, index)] = block.attn1, level
+                output = unet.down_blocks[level].attentions[within]
+                found[Site("input", 1 + before + level + within, index)] = _Place(block.attn1, level, output)
             elif way == "up":
-                found[Site("output", before + within, index)] = block.attn1, deepest - level
+                around = unet.up_blocks[level]
+                last = within == len(around.attentions) - 1 and around.upsamplers
+                output = around.upsamplers[-1] if last else around.attentions[within]
+                found[Site("output", before + within, index)] = _Place(block.attn1, deepest - level, output)
             else:
-                found[Site("middle", 0, index)] = block.attn1, deepest
+                found[Site("middle", 0, index)] = _Place(block.attn1, deepest, unet.mid_block.resnets[-1])
     return found
+
+
+def outputs(unet: Any) -> dict[Block, nn.Module]:
+    """What gives the output of each block that has self-attention."""
+    return {Block(site.section, site.block): place.output for site, place in _placed(unet).items()}
 
 
 @contextmanager
@@ -100,6 +119,8 @@ def attached(unet: nn.Module, sampling_pass: SamplingPass, rows: Callable[[int],
     try:
         for site, layer in self_attentions(unet).items():
             handles += HookedLayer(layer, _at(sampling_pass, site), "hidden_states", "encoder_hidden_states").handles
+        if sampling_pass.hears_blocks:
+            handles += block_hooks(outputs(unet), _block(sampling_pass))
         yield
     finally:
         for handle in handles:
@@ -113,6 +134,15 @@ def _at(sampling_pass: SamplingPass, site: Site) -> Callable[[Tensor, HookedLaye
         return sampling_pass.attention(site, own, layer)
 
     return at
+
+
+def _block(sampling_pass: SamplingPass) -> Callable[[Block, Tensor], Tensor]:
+    def block(block: Block, output: Tensor) -> Tensor:
+        if _replaying.get() and not sampling_pass.replaying:
+            return output
+        return sampling_pass.block(block, output)
+
+    return block
 
 
 def encoded(vae: Any, pixels: Tensor, device: torch.device | str | None = None) -> Tensor:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..model.rows import COND, UNCOND, Kind, chunks
-from ..model.sites import Lineage, Site
+from ..model.sites import Block, Lineage, Site
 from ..techniques.reference.rfg import attention
 from ..techniques.sampling_pass import SamplingPass
 from ..words import RefDropError
 from .forge_step import Step
-from .hooks import BATCH_CHANGED, SWAPPED, TILED, guarded, on_loaded, remove_all
-from .original_layout import UNetCall, lineage_of, self_attentions
+from .hooks import BATCH_CHANGED, SWAPPED, TILED, block_hooks, guarded, on_loaded, remove_all
+from .original_layout import UNetCall, lineage_of, outputs, self_attentions
 from .schedules import noise_levels
 
 # What a host's layers call their attention, in the order of preference; looked up in the module that defines the layer.
@@ -83,6 +83,8 @@ class ForgeAttachment:
         mine = weakref.ref(calls)
         handles = [unet.register_forward_pre_hook(guarded(mine, "begin"), with_kwargs=True),
                    unet.register_forward_hook(guarded(mine, "end")), on_loaded(unet, guarded(mine, "swapped"))]
+        if sampling_pass.hears_blocks:
+            handles += block_hooks(outputs(unet), guarded(mine, "block", lambda block, output: output))
         self._unhook = weakref.finalize(self, remove_all, handles)
         objects.unet = clone
         self._calls, self._clone = calls, clone
@@ -149,6 +151,9 @@ class _Calls:
     def end(self, unet: nn.Module, args: tuple, output: Any) -> None:
         self._rows = 0
 
+    def block(self, block: Block, output: Tensor) -> Tensor:
+        return self.sampling_pass.block(block, output) if self.takes(len(output)) else output
+
     def swapped(self) -> None:
         """Other weights are in the model's place."""
         self.sampling_pass.note(SWAPPED)
@@ -184,13 +189,20 @@ class _Layer:
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
 
-    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        q = self._q[rows]
+    def queries(self, rows: slice) -> Tensor:
+        return self._q[rows]
+
+    def project_queries(self, hidden: Tensor) -> Tensor:
+        return self._layer.to_q(hidden[None])[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None,
+               q: Tensor | None = None) -> Tensor:
+        own, q = q is None, self._q[rows] if q is None else q
         if bias is not None:
             return attention(q, k[None].to(q), v[None].to(q), self._extra["n_heads"], bias)
         if self._previous is not None and k.shape == self._k.shape[1:]:
-            return self._previous(self._q, _with_rows(self._k, rows, k), _with_rows(self._v, rows, v),
-                                  self._extra)[rows]
+            return self._previous(self._q if own else _with_rows(self._q, rows, q), _with_rows(self._k, rows, k),
+                                  _with_rows(self._v, rows, v), self._extra)[rows]
         # Expanded (as views), for the hosts' attention folds a batch that does not fit into the tokens instead of
         # refusing it.
         k, v = (part.to(q).expand(len(q), *part.shape) for part in (k, v))
@@ -198,7 +210,8 @@ class _Layer:
 
 
 def _with_rows(batch: Tensor, rows: slice, one: Tensor) -> Tensor:
-    """A copy of a batch in which ``one`` stands in some rows: whoever tells rows apart finds all of them there."""
+    """A copy of a batch in which ``one``, or as many as there are rows, stands in some of them: whoever tells rows
+    apart finds all of them there."""
     changed = batch.clone()
     changed[rows] = one.to(batch)
     return changed

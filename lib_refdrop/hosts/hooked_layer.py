@@ -55,10 +55,17 @@ class HookedLayer:
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self._layer.to_k(hidden[None])[0], self._layer.to_v(hidden[None])[0]
 
-    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    def queries(self, rows: slice) -> Tensor:
         if self._queries is None:
             self._queries = self._layer.to_q(self._hidden)
-        q = self._queries[rows]
+        return self._queries[rows]
+
+    def project_queries(self, hidden: Tensor) -> Tensor:
+        return self._layer.to_q(hidden[None])[0]
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None,
+               q: Tensor | None = None) -> Tensor:
+        q = self.queries(rows) if q is None else q
         out = self._attend(q, k[None].to(q.dtype), v[None].to(q.dtype), self._layer.heads, bias)
         if self._behind:
             out = self._layer.to_out[0](out) / getattr(self._layer, "rescale_output_factor", 1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..model.sites import Block
 from ..techniques.sampling_pass import SamplingPass
 
 SWAPPED = "The model was changed in the middle of the generation (a refiner); RefDrop took no part from there on."
@@ -46,6 +47,25 @@ def guarded(owner: weakref.ref, event: str, otherwise: Callable[..., Any] = lamb
 def on_loaded(module: nn.Module, event: Callable[[], None]) -> Any:
     """Tells when other weights come into a module's own tensors: a refiner that keeps the modules. Returns a handle."""
     return module.register_load_state_dict_post_hook(lambda module, incompatible: event())
+
+
+def block_hooks(outputs: Mapping[Block, nn.Module], at: Callable[[Block, Tensor], Tensor]) -> list[Any]:
+    """Hooks on the modules that give blocks' outputs: the model goes on with what ``at`` makes of them. Returns
+    handles."""
+
+    def hook(block: Block) -> Callable[[nn.Module, tuple, Any], Any]:
+        def gave(module: nn.Module, args: tuple, output: Any) -> Any:
+            found = output[0] if isinstance(output, tuple) else output
+            if not isinstance(found, Tensor):
+                return None
+            made = at(block, found)
+            if made is found:
+                return None
+            return (made, *output[1:]) if isinstance(output, tuple) else made
+
+        return gave
+
+    return [module.register_forward_hook(hook(block)) for block, module in outputs.items()]
 
 
 def remove_all(handles: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.sites import Lineage, Site, SiteShape
+from ..model.sites import Block, Lineage, Site, SiteShape
 
 _NAME = re.compile(r"(?:(input|output)_blocks\.(\d+)\.\d+|middle_block\.\d+)\.transformer_blocks\.(\d+)\.attn1")
 
@@ -27,6 +27,13 @@ def self_attentions(unet: nn.Module) -> dict[Site, nn.Module]:
             section, number, index = match.groups()
             found[Site(section or "middle", int(number or 0), int(index))] = layer
     return found
+
+
+def outputs(unet: Any) -> dict[Block, nn.Module]:
+    """The last module of each block that has self-attention: hosts call these one by one, not the block."""
+    blocks = {Block(site.section, site.block) for site in self_attentions(unet)}
+    return {block: (unet.middle_block if block.section == "middle" else
+                    getattr(unet, f"{block.section}_blocks")[block.block])[-1] for block in sorted(blocks)}
 
 
 def lineage_of(unet: nn.Module, flow: bool = False) -> Lineage:

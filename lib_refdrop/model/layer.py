@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .rows import Kind, Row
-from .sites import Site
+from .sites import Block, Site
 
 
 class SiteInput(Protocol):
@@ -25,12 +25,21 @@ class SiteInput(Protocol):
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """K and V, each ``[S, width]``, of a hidden state ``[S, C]``: this layer's own projections."""
 
-    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    def queries(self, rows: slice) -> Tensor:
+        """Q of some rows, ``[rows, tokens, width]``."""
+
+    def project_queries(self, hidden: Tensor) -> Tensor:
+        """Q ``[S, width]`` of a hidden state ``[S, C]``."""
+
+    def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None,
+               q: Tensor | None = None) -> Tensor:
         """Attention of some rows' queries over one reference's k and v ``[S, width]``, in the form that the layer's own
-        output was given in: ``[rows, tokens, C]``. ``bias`` ``[S]`` is added to every query's logits."""
+        output was given in: ``[rows, tokens, C]``. ``bias`` ``[S]`` is added to every query's logits; ``q`` are other
+        queries ``[rows, tokens, width]`` in the place of their own."""
 
 
 Listener = Callable[[Site, SiteInput], None]
+BlockListener = Callable[[Block, Tensor], None]  # of a block's output [B, C, H, W]
 
 
 class HostCall(Protocol):
@@ -50,16 +59,16 @@ class ModelCall:
     """One call of the model: its noise level, its rows, and the latent's size.
 
     ``visits`` counts, for each kind of row, the earlier calls of this pass at the same level: samplers of second order
-    come to one twice. ``host`` is None where nothing can be looked at but the layers. ``replay(inputs, listener)`` runs
-    the model on other inputs, with ``listener`` told of its layers. A ``tiled`` call is on pieces of the picture:
-    several of its rows may be of one image and kind.
+    come to one twice. ``host`` is None where nothing can be looked at but the layers. ``replay(inputs, listener,
+    blocks)`` runs the model on other inputs, with ``listener`` told of its layers and ``blocks`` of its blocks'
+    outputs. A ``tiled`` call is on pieces of the picture: several of its rows may be of one image and kind.
     """
 
     sigma: float
     rows: tuple[Row, ...]
     visits: Mapping[Kind, int] = field(default_factory=dict)
     host: HostCall | None = None
-    replay: Callable[[Mapping[str, Tensor], Listener], None] | None = None
+    replay: Callable[[Mapping[str, Tensor], Listener, BlockListener], None] | None = None
     tiled: bool = False
 
     @property

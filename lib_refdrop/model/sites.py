@@ -31,6 +31,26 @@ class Site(NamedTuple):
         return found
 
 
+class Block(NamedTuple):
+    """The output of a block that has self-attention in it, ``[B, C, H, W]``, behind an up-sampling at its end:
+    ``("output", 4)`` is that of ``output_blocks.4`` in the original layout."""
+
+    section: str
+    block: int
+
+    def __str__(self) -> str:
+        return f"{self.section}.{self.block}"
+
+    @classmethod
+    def parse(cls, text: str) -> Block:
+        """The inverse of ``str``. Raises ValueError for anything else."""
+        section, block = text.split(".")
+        found = cls(section, int(block))
+        if section not in SECTIONS or str(found) != text:
+            raise ValueError(f"no block is called {text!r}")
+        return found
+
+
 class SiteShape(NamedTuple):
     heads: int
     width: int  # heads × head size: the last dimension of K and V
@@ -46,6 +66,15 @@ class Lineage:
 
     sites: Mapping[Site, SiteShape]
     flow: bool = False
+
+    @property
+    def blocks(self) -> dict[Block, int]:
+        """The blocks that have sites, and how wide they are."""
+        found: dict[Block, int] = {}
+        for site, shape in sorted(self.sites.items()):
+            block = Block(site.section, site.block)
+            found[block] = max(shape.width, found.get(block, 0))
+        return found
 
     @property
     def signature(self) -> str:

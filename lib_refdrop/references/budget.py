@@ -18,7 +18,8 @@ from ..stores.safetensors import Entry
 from ..words import said
 from .codec import Representation, described
 from .contributions import Contributions, load
-from .plan import Plan, Recipe
+from .plan import Plan, Recipe, statistics_type
+from .reference import STATISTICS
 from .sizes import FLOATS, Picture, estimate, features_kept, grid_at, manifest_text, tensors
 
 MEGABYTE = 10**6
@@ -41,7 +42,7 @@ def within(budget_bytes: int, lineage: Lineage, *pictures: Picture, table: Contr
     fits, the trajectory alone is kept. ``sections`` and ``percent`` are the user's own choice and count as no loss.
     """
     table, name = table or load(), f"{budget_bytes / MEGABYTE:g} MB"
-    kinds, best = _kinds(lineage), None
+    kinds, best = (_kinds(lineage), _blocks(lineage)), None
     branches = max(picture.branches for picture in pictures)
     rest, room = _all_but_features(lineage, pictures, percent), safetensors.room(budget_bytes)
     for recipe in _recipes(sections, pictures):
@@ -75,18 +76,35 @@ def _kinds(lineage: Lineage) -> Counter[_Kind]:
                    for site, shape in lineage.sites.items())
 
 
-def _most_bytes(recipe: Recipe, kinds: Counter[_Kind], rest: _Share, pictures: tuple[Picture, ...], percent: float,
-                room: int) -> int:
+class _BlockKind(NamedTuple):
+    """What decides the size of a block's statistics."""
+
+    section: str
+    width: int
+    letters: int
+
+
+def _blocks(lineage: Lineage) -> Counter[_BlockKind]:
+    return Counter(_BlockKind(block.section, width, len(str(block))) for block, width in lineage.blocks.items())
+
+
+def _most_bytes(recipe: Recipe, kinds: tuple[Counter[_Kind], Counter[_BlockKind]], rest: _Share,
+                pictures: tuple[Picture, ...], percent: float, room: int) -> int:
     """At most so many bytes a writer counts for a recipe, without making its plan: a budget looks at thousands.
     ``rest`` is all but its features, ``room`` what is left for the header at least."""
     plan, total = Plan("", {}, recipe.branches, recipe.levels, percent), rest
     for picture in pictures:
         features = features_kept(plan, picture)
-        for kind, count in kinds.items():
+        for kind, count in kinds[0].items():
             if kind.section in recipe.sections:
                 each = _feature(recipe.kept_as, kind, grid_at(kind.level, picture), picture.element_size)
                 total = _Share(total.numbers + features * count * each.numbers,
                                total.letters + features * count * each.letters + count * (kind.letters + _IN_MANIFEST))
+        for block, count in kinds[1].items():
+            if block.section in recipe.sections:
+                each = _statistics(recipe.kept_as, block)
+                total = _Share(total.numbers + features * count * each.numbers,
+                               total.letters + features * count * each.letters)
     return total.numbers + max(room, total.letters)
 
 
@@ -116,6 +134,15 @@ def _feature(how: Representation, kind: _Kind, grid: tuple[int, int], element_si
         name = _LONGEST_NAME.format("a" * kind.letters, part)
         letters += safetensors.letters_of(name, Entry(safetensors.NAMES[dtype], shape, _LAST, _LAST))
     return _Share(numbers, letters)
+
+
+@lru_cache(maxsize=4096)
+def _statistics(how: Representation, kind: _BlockKind) -> _Share:
+    """Those of one block."""
+    dtype, shape = statistics_type(how), (2, kind.width)
+    entry = Entry(safetensors.NAMES[dtype], shape, _LAST, _LAST)
+    return _Share(math.prod(shape) * dtype.itemsize,
+                  safetensors.letters_of(_LONGEST_NAME.format("a" * kind.letters, STATISTICS), entry))
 
 
 def _predicted(recipe: Recipe, table: Contributions, sections: tuple[str, ...], merged: float) -> float | None:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from ..model.rows import Kind
-from .reference import FORMAT_VERSION, GIVEN, Key, PassRecord, RecordedCall, is_trajectory, trajectory_name
+from ..model.sites import Block
+from .reference import FORMAT_VERSION, GIVEN, STATISTICS, Key, PassRecord, RecordedCall, is_trajectory, trajectory_name
 
 MOST_CALLS = 2000  # of all passes; 150 steps of the slowest sampler are 450
 _MOST_PASSES, _LONGEST_LINEAGE = 16, 100
@@ -144,7 +145,13 @@ def _features(tensors: Mapping[str, _Tensor], calls: Mapping[str, list]) -> dict
 
 
 def _check_feature(key: Key, parts: Mapping[str, _Tensor]) -> None:
-    """Whether :func:`~lib_refdrop.references.codec.decode` can make a hidden state, or K and V, of these parts."""
+    """Whether :func:`~lib_refdrop.references.codec.decode` can make a hidden state, or K and V, of these parts; or they
+    are a block's statistics."""
+    if isinstance(key.site, Block):
+        found = parts[STATISTICS]
+        if found.dtype not in _FLOATS or len(found.shape) != 2 or found.shape[0] != 2 or 0 in found.shape:
+            raise ValueError(f"the statistics of {key.site} have an impossible type or shape")
+        return
     wanted = ("h",) if "h" in parts else ("k", "v")
     if not set(wanted) <= set(parts) or set(parts) - {*wanted, *(f"{name}.scale" for name in wanted), "w"}:
         raise ValueError("a feature is incomplete")

@@ -28,7 +28,19 @@ _READ_AHEAD = 6  # features on their way from the disk
 _PROJECTED = 128 * 10**6  # bytes of K and V on the device; what does not fit is computed anew in every call
 
 Parts = dict[str, Tensor]
-KeyValues = tuple[Tensor, Tensor, "Tensor | None"]  # K, V, the bias of the logits
+
+
+class KeyValues(NamedTuple):
+    """K and V ``[S, width]`` of a layer; the bias of the logits ``[S]``, where tokens stand for unequal numbers of
+    others; the statistics ``[2, width]`` of the keys and of the queries that belong to them, where those are wanted and
+    known."""
+
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None = None
+    keys: Tensor | None = None
+    queries: Tensor | None = None
+
 
 
 def pinned(tensor: Tensor) -> Tensor:

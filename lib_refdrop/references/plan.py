@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ..model.rows import BRANCHES, COND
 from ..model.schedule import spread, threshold
-from ..model.sites import SECTIONS, Lineage, Site
+from ..model.sites import SECTIONS, Block, Lineage, Site
 from .codec import Representation
 
 
@@ -19,7 +21,8 @@ class Plan:
     ``sites`` not in it are not kept; ``levels`` is how many noise levels have features (None: all, and every call at
     each), spread over the schedule whatever the number of steps; ``percent`` cuts the schedule's quiet end off (at
     least one level stays); ``trajectory`` keeps what the model was called on, at every level that is left, so that
-    everything can be computed again. ``explanation`` is a line for people.
+    everything can be computed again. ``explanation`` is a line for people. Where sites are kept, so are the statistics
+    of their blocks' outputs, which are small.
     """
 
     name: str
@@ -29,6 +32,11 @@ class Plan:
     percent: float = 100.0
     trajectory: bool = True
     explanation: str = ""
+
+    @property
+    def blocks(self) -> dict[Block, torch.dtype]:
+        """The blocks of whose outputs statistics are kept, and in what type."""
+        return {Block(site.section, site.block): statistics_type(how) for site, how in self.sites.items()}
 
     def chosen_of(self, sigmas: Iterable[float], among: Iterable[float] | None = None) -> set[float]:
         """Which of a schedule's noise levels have features; with ``among`` no others can."""
@@ -114,6 +122,11 @@ PRESETS = tuple(RECIPES)
 def preset(name: str, lineage: Lineage) -> Plan:
     """One of :data:`PRESETS`, the same for pictures of all sizes. Raises KeyError for another name."""
     return RECIPES[name].plan(name, lineage)
+
+
+def statistics_type(how: Representation) -> torch.dtype:
+    """Of the statistics of a block whose sites are kept so."""
+    return torch.float32 if how.precision == "own" else torch.float16
 
 
 def served_well(steps: int) -> int:

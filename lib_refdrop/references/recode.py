@@ -47,11 +47,17 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
         levels = plan.chosen_of([call.sigma for call in record.calls], among=record.levels)
         for kind, had in record.kept.items():
             for call in sorted(had) if kind.branch in plan.branches else ():
-                for site in plan.sites if _is_kept(record.calls[call], levels, plan) else ():
+                wanted = _is_kept(record.calls[call], levels, plan)
+                for site in plan.sites if wanted else ():
                     key = Key(pass_name, call, site, kind)
                     if (parts := reference.feature(key)) is not None:
                         parts, made[pass_name][site] = _recoded(reference, key, parts, kept.get(site), plan, project)
                         features |= {key.tensor_name(part): value for part, value in parts.items()}
+                for block, dtype in plan.blocks.items() if wanted else ():
+                    key = Key(pass_name, call, block, kind)
+                    for part, value in (reference.feature(key) or {}).items():
+                        kept_in = min(value.dtype, dtype, key=lambda each: each.itemsize)
+                        features[key.tensor_name(part)] = value.to(kept_in)
     if plan.trajectory:
         quiet = _quiet(reference, plan)
         features |= {name: reference.features[name] for name in reference.features
@@ -82,7 +88,9 @@ def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Repr
     """One feature's parts as ``plan`` wants them, or as near to it as ``old`` allows; and how they are kept now."""
     what = "hidden" if "h" in parts else "kv"
     whole = parts[KINDS[what][0]]
-    old, new = old or _seen(what, parts), plan.sites[key.site]
+    site = key.site
+    assert isinstance(site, Site)
+    old, new = old or _seen(what, parts), plan.sites[site]
     precision = old.precision if _RANKS[old.precision] >= _RANKS[new.precision] else new.precision
     merges = old.pool == 1 and new.merges(len(whole))
     merged = (old.pool, old.tokens) if not merges and (old.pool, old.tokens) != (1, None) else (new.pool, new.tokens)
@@ -95,7 +103,7 @@ def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Repr
             has, lacks = ("K and V", "hidden states") if what == "kv" else ("hidden states", "K and V")
             raise ReferenceProblem(f"Reference {reference.name!r} keeps {has}; only the model can make {lacks} of "
                                    f"them.")
-        found["k"], found["v"] = project(key.site, found["h"])
+        found["k"], found["v"] = project(site, found["h"])
     if not merges:
         counts = {"w": parts["w"]} if "w" in parts else {}
         return encode(replace(aim, pool=1, tokens=None), found.get("h"), found.get("k"), found.get("v")) | counts, aim

@@ -4,6 +4,8 @@ Tensors have names, in memory as in a file (``cond`` stands for any kind of row,
 :class:`~lib_refdrop.model.rows.Kind`):
 
 - a *feature*, in parts (:data:`~lib_refdrop.references.codec.PARTS`): ``base/0003/output.4.1/cond/h``;
+- the *statistics* of a block's output (from format 3 on), mean and standard deviation by channel ``[2, C]``:
+  ``base/0003/output.4/cond/stats``;
 - the *trajectory*: what the model was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its
   timestep), and its conditioning, once for each that differs: ``base/given/0/context``. The manifest's ``given`` says
   which of them each call had. (Format 1 has one conditioning a pass and branch, ``base/given/cond/context``.)
@@ -22,11 +24,12 @@ from torch import Tensor
 
 from ..model.rows import COND, Kind
 from ..model.schedule import distance, reach, threshold
-from ..model.sites import Lineage, Site
+from ..model.sites import Block, Lineage, Site
 from ..words import ReferenceProblem
 from .codec import PARTS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+STATISTICS = "stats"
 GIVEN = "given"
 _SEEN = ("x", "t")
 _LARGEST = 1e6  # far beyond what fp16 can hold
@@ -34,7 +37,12 @@ _LARGEST = 1e6  # far beyond what fp16 can hold
 
 
 # There are few of them, in the names of a hundred thousand tensors.
-_site, _kind = lru_cache(4096)(Site.parse), lru_cache(256)(Kind.parse)
+@lru_cache(4096)
+def _place(text: str) -> Site | Block:
+    return Site.parse(text) if text.count(".") == 2 else Block.parse(text)
+
+
+_kind = lru_cache(256)(Kind.parse)
 
 
 class RecordedCall(NamedTuple):
@@ -48,11 +56,11 @@ class RecordedCall(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Where a feature belongs: pass ("base" or "hires"), index into its calls, site, kind of row."""
+    """Where a feature belongs: pass ("base" or "hires"), index into its calls, site or block, kind of row."""
 
     pass_name: str
     call: int
-    site: Site
+    site: Site | Block
     kind: Kind
 
     def tensor_name(self, part: str) -> str:
@@ -63,8 +71,9 @@ class Key(NamedTuple):
     def parse(cls, name: str) -> tuple[Key, str]:
         """The inverse of :meth:`tensor_name`. Raises ValueError for another name, also for another spelling of one."""
         pass_name, call, site, kind, part = name.split("/")
-        key = cls(pass_name, int(call), _site(site), _kind(kind))
-        if part not in PARTS or f"{key.call:04d}" != call:
+        key = cls(pass_name, int(call), _place(site), _kind(kind))
+        known = part in PARTS if isinstance(key.site, Site) else part == STATISTICS
+        if not known or f"{key.call:04d}" != call:
             raise ValueError(f"no feature is named {name}")
         return key, part
 
@@ -218,7 +227,11 @@ class Reference:
 
     def sites(self, pass_name: str) -> set[Site]:
         """The sites that have features in a pass."""
-        return {key.site for key in self._parts if key.pass_name == pass_name}
+        return {key.site for key in self._parts if key.pass_name == pass_name and isinstance(key.site, Site)}
+
+    def blocks(self, pass_name: str) -> set[Block]:
+        """The blocks of whose outputs there are statistics in a pass."""
+        return {key.site for key in self._parts if key.pass_name == pass_name and isinstance(key.site, Block)}
 
     def seen(self, pass_name: str) -> Mapping[Kind, list[int]]:
         """By kind of row, the calls of a pass whose latent was kept, for replay."""

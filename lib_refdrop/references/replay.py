@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..model.layer import ModelCall, SiteInput
 from ..model.rows import Kind
-from ..model.sites import Lineage, Site
+from ..model.sites import Block, Lineage, Site
 from ..words import Interrupted, ReferenceProblem, first_line, no_memory
 from .plan import Plan, preset
 from .reference import Reference
@@ -78,7 +78,8 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
         _check(reference, inputs, call.host.inputs(0))
         recording.place(calls[index].sigma, calls[index].visit, tuple(inputs["x"].shape[-2:]))
         try:
-            call.replay(inputs, partial(_keep, recording, places[index], kind))
+            call.replay(inputs, partial(_keep, recording, places[index], kind),
+                        partial(_keep_block, recording, places[index], kind))
         except Interrupted:
             raise
         except ReferenceProblem as problem:  # of what was to be kept
@@ -98,6 +99,10 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
 
 def _keep(recording: Recording, index: int, kind: Kind, site: Site, layer: SiteInput) -> None:
     recording.keep(index, site, kind, layer, 0)
+
+
+def _keep_block(recording: Recording, index: int, kind: Kind, block: Block, output: Tensor) -> None:
+    recording.keep_block(index, block, kind, output[0])
 
 
 def _check(reference: Reference, inputs: dict[str, Tensor], here: dict[str, Tensor]) -> None:

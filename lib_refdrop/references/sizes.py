@@ -18,7 +18,7 @@ from ..stores.safetensors import Entry
 from .codec import Representation, described
 from .manifest import compose
 from .plan import Plan
-from .reference import Key, RecordedCall, given_name, trajectory_name
+from .reference import STATISTICS, Key, RecordedCall, given_name, trajectory_name
 
 _LATENT_CHANNELS, _PROMPT_TOKENS = 4, 77
 FLOATS = {2: torch.float16, 4: torch.float32}
@@ -100,8 +100,11 @@ def tensors(plan: Plan, lineage: Lineage,
     sites = [(site, described(how, tokens(site, lineage, picture), lineage.sites[site].width, own))
              for site, how in plan.sites.items()]
     kinds = [kind for kind in picture.kinds if kind.branch in plan.branches]
+    blocks, widths = plan.blocks, lineage.blocks
     for number in range(features_kept(plan, picture)):
         call, which = divmod(number, len(kinds))
+        for block, dtype in blocks.items():
+            yield Key(picture.pass_name, call, block, kinds[which]).tensor_name(STATISTICS), dtype, (2, widths[block])
         for site, parts in sites:
             for name, (dtype, shape) in parts.items():
                 yield Key(picture.pass_name, call, site, kinds[which]).tensor_name(name), dtype, shape

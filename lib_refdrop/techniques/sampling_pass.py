@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from ..model.layer import HostCall, Listener, ModelCall, SiteInput
+from ..model.layer import BlockListener, HostCall, Listener, ModelCall, SiteInput
 from ..model.rows import Kind, Row
 from ..model.schedule import rounded
-from ..model.sites import Site
+from ..model.sites import Block, Site
 from ..words import Interrupted, RefDropError, StoreProblem, first_line, no_memory
 from .technique import Outcome, Technique
 
@@ -22,8 +22,8 @@ Answer = TypeVar("Answer")
 
 
 class SamplingPass:
-    """An adapter calls :meth:`call` before each model call and :meth:`attention` in every site; nothing it calls
-    raises, but for what ends the whole program (KeyboardInterrupt).
+    """An adapter calls :meth:`call` before each model call, :meth:`attention` in every site and, where that is heard,
+    :meth:`block` behind every block; nothing it calls raises, but for what ends the whole program (KeyboardInterrupt).
 
     A technique that raises takes no further part, and ``tell`` hears of both: a
     :class:`~lib_refdrop.words.RefDropError` as it is, memory that ran out and a fault of ours as one sentence each, the
@@ -34,7 +34,7 @@ class SamplingPass:
                  tell: Callable[[Technique, RefDropError], None] | None = None) -> None:
         self._techniques, self._tell = list(techniques), tell
         self._visits: dict[tuple[Kind, float], int] = {}
-        self._listener: Listener | None = None
+        self._listener: tuple[Listener, BlockListener] | None = None
         self._notes = Outcome()
         self.problem: RefDropError | None = None  # the first
         self.outcomes: dict[Technique, Outcome] = {}  # of those that took part to the end
@@ -43,6 +43,11 @@ class SamplingPass:
     def replaying(self) -> bool:
         """Whether the model call that runs is one of a replay: :meth:`call` is not to be told of it."""
         return self._listener is not None
+
+    @property
+    def hears_blocks(self) -> bool:
+        """Whether :meth:`block` is to be called; known before the pass begins."""
+        return any(technique.hears_blocks for technique in self._techniques)
 
     @property
     def calls(self) -> int:
@@ -72,11 +77,22 @@ class SamplingPass:
     def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
         """The output of a self-attention layer ``[B, tokens, C]``: ``own`` itself, or what techniques made of it."""
         if self._listener:
-            self._listener(site, layer)
+            self._listener[0](site, layer)
             return own
         out = own
         for technique in list(self._techniques):
             out = self._guarded(technique, partial(technique.attention, site, out, layer), out)
+        return out
+
+    def block(self, block: Block, output: Tensor) -> Tensor:
+        """The output of a block ``[B, C, H, W]``: ``output`` itself, or what techniques made of it."""
+        if self._listener:
+            self._listener[1](block, output)
+            return output
+        out = output
+        for technique in list(self._techniques):
+            if technique.hears_blocks:
+                out = self._guarded(technique, partial(technique.block, block, out), out)
         return out
 
     def finish(self) -> list[Outcome]:
@@ -103,8 +119,9 @@ class SamplingPass:
                 raise RefDropError(" ".join(self._notes.notes)) from problem
             raise
 
-    def _replay(self, host: HostCall, inputs: Mapping[str, Tensor], listener: Listener) -> None:
-        self._listener = listener
+    def _replay(self, host: HostCall, inputs: Mapping[str, Tensor], listener: Listener,
+                blocks: BlockListener) -> None:
+        self._listener = listener, blocks
         try:
             host.run([inputs])
         finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..model.layer import ModelCall, SiteInput
-from ..model.sites import Site
+from ..model.sites import Block, Site
 
 
 @dataclass
@@ -41,6 +41,11 @@ class Technique:
     and the user is told.
     """
 
+    @property
+    def hears_blocks(self) -> bool:
+        """Whether :meth:`block` is to be called: otherwise nothing is put on the model's blocks."""
+        return False
+
     def call(self, call: ModelCall) -> None:
         """The model is about to be called."""
 
@@ -48,6 +53,11 @@ class Technique:
         """A self-attention layer has computed ``own`` ``[B, tokens, C]``: what it goes on with, ``own`` itself where
         nothing is to be done."""
         return own
+
+    def block(self, block: Block, output: Tensor) -> Tensor:
+        """A block with self-attention in it has computed ``output`` ``[B, C, H, W]``: what the model goes on with,
+        ``output`` itself where nothing is to be done."""
+        return output
 
     def finish(self) -> Outcome:
         """The pass is over: what was done."""

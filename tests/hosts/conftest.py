@@ -17,6 +17,7 @@ from lib_refdrop.references.plan import preset
 from lib_refdrop.references.reference import Reference
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.reference.recording import Recording
+from lib_refdrop.techniques.reference.strength import Strength
 from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.techniques.technique import Outcome, Technique
 
@@ -44,12 +45,12 @@ def record(p: SimpleNamespace, sample: Callable[[], Tensor], keep: str = "Exact"
 
 
 def guided(p: SimpleNamespace, sample: Callable[[], Tensor], reference: Reference,
-           c: float = 0.4) -> tuple[Tensor, Outcome]:
+           c: float | Strength = 0.4) -> tuple[Tensor, Outcome]:
     """A pass that is guided, and what it did."""
     return watched(p, sample, Guidance([(reference, c)], find_adapter(p).lineage(p)))
 
 
-def guiding(p: SimpleNamespace, reference: Reference, c: float = 0.5) -> SamplingPass:
+def guiding(p: SimpleNamespace, reference: Reference, c: float | Strength = 0.5) -> SamplingPass:
     """A pass in which a reference guides."""
     return SamplingPass([Guidance([(reference, c)], find_adapter(p).lineage(p))])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from lib_refdrop.hosts.original_layout import self_attentions
 from lib_refdrop.model.rows import COND, Row
 from lib_refdrop.references.plan import preset
 from lib_refdrop.techniques.reference.recording import Recording
+from lib_refdrop.techniques.reference.strength import Strength
 from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.words import ReferenceProblem
 
@@ -110,6 +113,46 @@ def test_a_reference_of_one_web_ui_serves_in_another(p, unet: UNet, words) -> No
     # To the step of the timestep that this host rounds otherwise; part 1 is the second part in both.
     assert all(torch.allclose(reference.features[name], theirs.features[name], atol=2e-3) for name in first)
     assert guided(other, lambda: sample_a1111(other, words), reference, 0.9)[1].acted == 3
+
+
+def test_adain_acts_on_blocks_alike_in_both_web_uis(p, unet: UNet) -> None:
+    own, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+    other = a1111(unet)
+    _, theirs = record(other, lambda: sample_a1111(other, ["pirate"]))
+    names = [name for name in reference.features if name.endswith("/stats") and name.startswith("base/0000/")]
+    assert {name.split("/")[2] for name in names} == {"input.1", "middle.0", "output.0"} and len(names) == 6
+    assert all(torch.allclose(reference.features[name], theirs.features[name], atol=2e-3) for name in names)
+    alone = Strength(0.0, adain=1.0)
+    for host, sample in ((p, sample_forge), (other, sample_a1111)):
+        plain = sample(host, ["nurse"])
+        made, outcome = guided(host, partial(sample, host, ["nurse"]), reference, alone)
+        assert outcome.acted_on_all == 3 and (made - plain).abs().max() > 1e-2
+        assert torch.equal(sample(host, ["nurse"]), plain)
+    assert torch.allclose(guided(p, lambda: sample_forge(p, ["pirate"]), reference, alone)[0], own, atol=1e-5)
+
+
+@pytest.mark.parametrize("blend", [None, 1.0], ids=["coefficient", "concatenate"])
+def test_queries_and_keys_are_aligned_in_both_web_uis(p, unet: UNet, blend) -> None:
+    for host, sample in ((p, sample_forge), (a1111(unet), sample_a1111)):
+        own, reference = record(host, partial(sample, host, ["pirate"]))
+        strength = Strength(0.5, weight=blend)
+        made, without = (guided(host, partial(sample, host, ["nurse"]), reference, each)[0]
+                         for each in (replace(strength, adain_attention=1.0), strength))
+        assert (made - without).abs().max() > 1e-2
+        if blend is None:
+            again = guided(host, partial(sample, host, ["pirate"]), reference, replace(strength, adain_attention=1.0))
+            assert torch.allclose(again[0], own, atol=1e-4)
+
+
+def test_no_block_is_hooked_unless_that_is_wanted(p, unet: UNet) -> None:
+    _, reference = record(p, lambda: sample_forge(p, ["pirate"]))
+    last = [part[-1] for part in (unet.input_blocks[1], unet.middle_block, unet.output_blocks[0])]
+    for host in (p, a1111(unet)):
+        for strength, count in ((0.5, 0), (Strength(0.0, adain=1.0), 1)):
+            attachment = find_adapter(host).attach(host, guiding(host, reference, strength))
+            assert {len(module._forward_hooks) for module in last} == {count}
+            attachment.detach()
+            assert {len(module._forward_hooks) for module in last} == {0}
 
 
 def test_only_a_clone_is_patched_and_it_goes_with_the_pass(p) -> None:
@@ -275,7 +318,7 @@ def test_keys_made_of_something_else_are_saved_as_they_are(p) -> None:
 
     p.sd_model.forge_objects.unet.set_model_attn1_patch(louder)
     own, reference = record(p, lambda: sample_forge(p, ["pirate"]))
-    assert {name.rsplit("/")[-1] for name in reference.features if name.count("/") == 4} == {"k", "v"}
+    assert {name.rsplit("/")[-1] for name in reference.features if name.count("/") == 4} == {"k", "v", "stats"}
     again, _ = guided(p, lambda: sample_forge(p, ["pirate"]), reference, 0.9)
     assert torch.allclose(again, own, atol=1e-5)
 

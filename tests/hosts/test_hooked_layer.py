@@ -67,6 +67,26 @@ def test_a_layer_that_is_not_guided_gives_its_own_output_to_the_bit(kind, refere
     assert torch.equal(made, plain)
 
 
+@pytest.mark.parametrize("kind", [SelfAttention, Fused, Tiled])
+def test_other_queries_may_stand_in_the_place_of_its_own(kind, reference):
+    torch.manual_seed(0)
+    layer, x, q = kind().requires_grad_(False), torch.randn(3, 8, WIDTH), torch.randn(1, 8, WIDTH)
+    own = layer.to_q(x)
+    plain, seen = layer(x), []
+
+    def at(own, site):
+        seen.append((site.queries(slice(1, 2)), site.project_queries(x[0])))
+        return torch.cat([own[:1], site.attend(slice(1, 2), *reference, q=q), own[2:]])
+
+    hooked = HookedLayer(layer, at, "x", "context")
+    made = layer(x)
+    for handle in hooked.handles:
+        handle.remove()
+    assert torch.allclose(made[1:2], layer.to_out(attention(q, reference[:1], reference[1:], HEADS)), atol=1e-6)
+    assert torch.allclose(made[[0, 2]], plain[[0, 2]], atol=1e-6)
+    assert torch.allclose(seen[0][0], own[1:2], atol=1e-6) and torch.allclose(seen[0][1], own[0], atol=1e-6)
+
+
 def test_a_layer_is_self_attention_by_its_place(reference):
     """sd-webui-controlnet gives the hidden state as the context as well, and its reference-only adds a picture to
     it."""

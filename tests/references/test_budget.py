@@ -122,13 +122,13 @@ def record(studio, plan, store, limit, sigmas=None, passes=("base",), **picture)
 @pytest.mark.parametrize("limit", [100_000, 220_000, 400_000, 800_000])
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_a_writer_with_a_limit_is_never_exceeded(studio, tmp_path, limit, sampler):
-    """A plan of 1.4 MB, 68 kB a level, that somebody counted wrongly."""
+    """A plan of 1.8 MB, 90 kB a level, that somebody counted wrongly."""
     plan = Recipe("int8", trajectory=False).plan("all", studio.lineage)
     reference, outcome = record(studio, plan, DiskStore(tmp_path), limit, steps=20, sampler=sampler)
     size = (tmp_path / "hero.safetensors").stat().st_size
     levels = reference.passes["base"].levels
     assert size <= limit and len(levels) >= 1
-    assert size > limit - (90_000 if sampler == "euler" else 170_000)
+    assert size > limit - (90_000 if sampler == "euler" else 180_000)
     assert levels[0] == max(call.sigma for call in reference.passes["base"].calls)
     assert outcome.notes == [f"There was room for {len(levels)} noise levels only."]
     whole = {len(parts) for parts in _by_call(reference).values()}

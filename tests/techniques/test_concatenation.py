@@ -23,8 +23,8 @@ class Layer:
     def key_values(self, row):
         return self.k[row], self.v[row]
 
-    def attend(self, rows, k, v, bias=None):
-        return attention(self.q[rows], k[None], v[None], HEADS, bias)
+    def attend(self, rows, k, v, bias=None, q=None):
+        return attention(self.q[rows] if q is None else q, k[None], v[None], HEADS, bias)
 
 
 def by_definition(layer: Layer, row: int, k, v, weights) -> torch.Tensor:

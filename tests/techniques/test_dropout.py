@@ -8,6 +8,7 @@ import torch
 from lib_refdrop.model.layer import ModelCall
 from lib_refdrop.model.rows import Kind, Row
 from lib_refdrop.model.sites import Site
+from lib_refdrop.references.on_device import KeyValues
 from lib_refdrop.references.plan import RECIPES
 from lib_refdrop.techniques.reference.dropout import dropped, kept
 from lib_refdrop.techniques.reference.guidance import Guidance
@@ -37,9 +38,9 @@ def test_chance_follows_from_seed_place_and_time_and_hits_all_alike() -> None:
 
 def test_keys_values_and_biases_go_together() -> None:
     k, v, bias = torch.arange(8.0)[:, None], torch.arange(8.0)[:, None] + 100, torch.arange(8.0) + 1000
-    keys, values, biases = dropped((k, v, bias), 0.5, 1, SITE, 2.0, 0)
+    keys, values, biases = dropped(KeyValues(k, v, bias), 0.5, 1, SITE, 2.0, 0)[:3]
     assert len(keys) == 4 and torch.equal(keys + 100, values) and torch.equal(keys[:, 0] + 1000, biases)
-    assert dropped((k, v, None), 0.5, 1, SITE, 2.0, 0)[2] is None
+    assert dropped(KeyValues(k, v), 0.5, 1, SITE, 2.0, 0).bias is None
 
 
 def guided(studio, reference, strength, seeds, **picture):
@@ -68,7 +69,7 @@ def test_both_branches_do_without_the_same_tokens(studio, monkeypatch) -> None:
     seen = {}
 
     class Layer:
-        def attend(self, rows, k, v, bias=None):
+        def attend(self, rows, k, v, bias=None, q=None):
             seen[rows.start] = k
             return torch.zeros(1, 4, k.shape[1])
 
@@ -78,7 +79,7 @@ def test_both_branches_do_without_the_same_tokens(studio, monkeypatch) -> None:
     rows = [Row("uncond", 0), Row("uncond", 1), Row("cond", 1), Row("cond", 0)]
     own, layer = torch.zeros(4, 4, studio.lineage.sites[site].width), Layer()
     numbered = torch.arange(16.0)[:, None].expand(-1, own.shape[2])
-    monkeypatch.setattr(guidance._guides[0], "fetch", lambda *given: (numbered, numbered, None))
+    monkeypatch.setattr(guidance._guides[0], "fetch", lambda *given: KeyValues(numbered, numbered))
     sigma = reference.passes["base"].calls[0].sigma
     guidance.call(ModelCall(sigma, tuple(rows), {Kind("cond"): 0, Kind("uncond"): 0}))
     guidance.attention(site, own, layer)

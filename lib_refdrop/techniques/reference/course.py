@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...model.rows import BRANCHES, Kind
-from ...model.sites import SECTIONS, Lineage, Site
+from ...model.sites import SECTIONS, Block, Lineage, Site
 from ...words import MINUS, SettingsError, shown
 
 EVERYTHING, FREE_LAYOUT, STYLE_ONLY = "Everything", "Free layout", "Style only"
@@ -82,7 +82,13 @@ class Course:
             if place not in there:
                 named = ", ".join(f"{section}.{block}" for section, block in blocks)
                 raise SettingsError(f"This model has no self-attention in {place!r}; its blocks are {named}.")
-        return {site: _most_exact(places, site) for site in lineage.sites}
+        return {site: _most_exact(places, str(site), f"{site.section}.{site.block}", site.section)
+                for site in lineage.sites}
+
+    def by_block(self, lineage: Lineage) -> dict[Block, float]:
+        """The factor of every block's output: single layers' own say nothing of it."""
+        places = {**_PLACES_OF[self.preset](lineage), **self.places}
+        return {block: _most_exact(places, str(block), block.section) for block in lineage.blocks}
 
 
 def parse(text: str) -> Course:
@@ -154,11 +160,8 @@ def _between(points: tuple[tuple[float, float], ...], progress: float) -> float:
     return points[-1][1]
 
 
-def _most_exact(places: Mapping[str, float], site: Site) -> float:
-    for name in (str(site), f"{site.section}.{site.block}", site.section, "all"):
-        if name in places:
-            return places[name]
-    return 1.0
+def _most_exact(places: Mapping[str, float], *names: str) -> float:
+    return next((places[name] for name in (*names, "all") if name in places), 1.0)
 
 
 def _output_blocks(lineage: Lineage) -> list[int]:

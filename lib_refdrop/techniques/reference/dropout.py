@@ -29,6 +29,6 @@ def kept(tokens: int, rate: float, *place: object) -> Tensor:
 def dropped(feature: KeyValues, rate: float, seed: int, site: Site, sigma: float, visit: int) -> KeyValues:
     """K and V ``[S, W]`` and bias ``[S]`` or None of one picture's layer, without the tokens that it does without: the
     same for both branches, whose difference CFG multiplies."""
-    k, v, bias = feature
-    left = kept(len(k), rate, seed, str(site), sigma, visit).to(k.device)
-    return k[left], v[left], None if bias is None else bias[left]
+    left = kept(len(feature.k), rate, seed, str(site), sigma, visit).to(feature.k.device)
+    bias = None if feature.bias is None else feature.bias[left]
+    return feature._replace(k=feature.k[left], v=feature.v[left], bias=bias)

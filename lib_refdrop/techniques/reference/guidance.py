@@ -10,14 +10,15 @@ from torch import Tensor
 from ...model.layer import ModelCall, SiteInput
 from ...model.rows import COND, UNCOND, Kind, Run, runs
 from ...model.schedule import Progress
-from ...model.sites import Lineage, Site
+from ...model.sites import Block, Lineage, Site
 from ...references.codec import Representation, decode
 from ...references.manifest import kept_as, size_of
 from ...references.on_device import Ahead, KeyValues, Projected
-from ...references.reference import Key, Reference, Served, has_branch
+from ...references.reference import STATISTICS, Key, Reference, Served, has_branch
 from ...references.replay import Replays, replay
 from ...words import ReferenceProblem, first_line, no_memory
 from ..technique import Outcome, Technique
+from .adain import adapted, aligned, statistics, token_statistics
 from .concatenation import joined
 from .dropout import dropped
 from .masks import looked_at
@@ -45,6 +46,11 @@ class Guidance(Technique):
         self._outcome, self._runs, self._seeds = Outcome(), list[Run](), seeds
         self._call: ModelCall | None = None  # the one that runs
         self._acted = self._left_out = False  # in the call that runs: on a row; somewhere without a reference
+
+    @property
+    def hears_blocks(self) -> bool:
+        """Also where something is to be replayed: what comes of it serves later passes that may want it."""
+        return any(guide.needs_replay or guide.adapts for guide in self._guides)
 
     def call(self, call: ModelCall) -> None:
         """Raises :class:`ReferenceProblem` where a trajectory cannot be replayed on this model."""
@@ -82,9 +88,7 @@ class Guidance(Technique):
                   feature: KeyValues) -> Tensor:
         """Attention of some rows, all of one kind, over a reference's keys and values: ``[rows, tokens, C]``."""
         def over(rows: slice, feature: KeyValues) -> Tensor:
-            if strength.weight is None:
-                return layer.attend(rows, *feature)
-            return joined(layer, rows, tokens, *feature, weight=strength.weight)
+            return _looking(strength, layer, rows, tokens, feature)
 
         call = self._call
         if not strength.dropout or call is None:
@@ -96,6 +100,28 @@ class Guidance(Technique):
             left = dropped(feature, strength.dropout, seed, site, call.sigma, call.visits[kind])
             made.append(over(slice(row, row + 1), left))
         return torch.cat(made)
+
+    def block(self, block: Block, output: Tensor) -> Tensor:
+        here = [guide for guide in self._guides if guide.adapts_here(block)]
+        if not here:
+            return output
+        own, parts, touched = statistics(output), [], False
+        for kind, rows in self._runs:
+            theirs, amounts, masks = [], [], []
+            for guide in here:
+                found, amount = guide.statistics(block, kind, output), guide.adain_at(block, kind)
+                self._left_out = self._left_out or found is None
+                if found is not None and amount:
+                    mask = guide.where(output[0, 0].numel(), output.device)
+                    theirs.append(found)
+                    amounts.append(amount)
+                    masks.append(None if mask is None else mask.reshape(output.shape[2:]))
+            touched = touched or bool(theirs)
+            parts.append(adapted(output[rows], own[rows], theirs, amounts, masks))
+        if not touched:
+            return output
+        self._acted = True
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def finish(self) -> Outcome:
         """Raises :class:`ReferenceProblem` where guidance was asked for and none happened: the user must not believe it
@@ -114,6 +140,9 @@ class Guidance(Technique):
                 why = ("it has no features at the noise levels of this run" if guide.due else
                        "no step of this run lies in its part of the schedule")
                 self._outcome.note(f"Reference {guide.reference.name!r} did not guide: {why}.")
+            elif guide.due and guide.adapts and not guide.adapted:
+                self._outcome.note(f"AdaIN by reference {guide.reference.name!r} did not happen: what the model's "
+                                   "blocks gave was never seen.")
             for sentence in guide.notes:
                 self._outcome.note(sentence)
         return self._outcome
@@ -122,6 +151,17 @@ class Guidance(Technique):
         self._outcome.acted += self._acted
         self._outcome.acted_on_all += self._acted and not self._left_out
         self._acted = self._left_out = False
+
+
+def _looking(strength: Strength, layer: SiteInput, rows: slice, tokens: int, feature: KeyValues) -> Tensor:
+    """Attention of some rows over a reference, alone or beside their own keys."""
+    amount, q, keys = strength.adain_attention, None, None
+    if amount:
+        keys = feature.keys
+        q = None if feature.queries is None else aligned(layer.queries(rows), feature.queries, amount)
+    if strength.weight is None:
+        return layer.attend(rows, feature.k, feature.v, feature.bias, q)
+    return joined(layer, rows, tokens, feature.k, feature.v, feature.bias, strength.weight, q, keys, amount)
 
 
 class _Guide:
@@ -141,18 +181,30 @@ class _Guide:
             raise ReferenceProblem(f"Reference {reference.name!r} has nothing for the {pass_name} pass; save it again "
                                    "with that pass enabled.")
         self._factors, self._record, self._widths = strength.sites(lineage), record, lineage.sites
+        self._block_factors = strength.blocks(lineage)
         self.sites = self._factors.keys() & reference.sites(pass_name)
-        self.needs_replay = not record.levels and bool(reference.seen(pass_name))
-        if strength.acts and not self.sites and not self.needs_replay:
+        self._blocks = self._block_factors.keys() & reference.blocks(pass_name)
+        # Earlier versions kept no statistics, but most of their files what it takes to make them.
+        lacks = not record.levels or (self.adapts and not self._blocks)
+        self.needs_replay = lacks and bool(reference.seen(pass_name))
+        if strength.attends and not self.sites and not self.needs_replay:
             raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or "
                                    "save it again with these.")
+        if self.adapts and not self._blocks and not self.needs_replay:
+            raise ReferenceProblem(f"Reference {reference.name!r} keeps no statistics of the blocks chosen, which "
+                                   "AdaIN goes by; save it again.")
+        if self.adapts and strength.looks_at is not None:
+            self.notes.append(f"AdaIN goes by all of reference {reference.name!r}: its mask chooses what attention "
+                              "looks at.")
         self._features = reference
         self._ahead: Ahead | None = None
-        self.due = self.acted = False  # a model call in which it was to act has come; it did
+        self.due = self.acted = self.adapted = False  # a model call in which it was to act has come; it did; by AdaIN
         self._acting = False  # in the model call that runs
         self._call: ModelCall | None = None  # the one that runs
         self._kept_as: Mapping[Site, Representation] = kept_as(reference.manifest, pass_name)
         self._coefficients: dict[Kind, float] = {}  # of each kind of row, in the model call that runs
+        self._adains: dict[Kind, float] = {}
+        self._statistics: dict[tuple[Served, Block], Tensor] = {}  # on the device
         self._serving: dict[Kind, Served] = {}  # in the model call that runs
         self._last: dict[Kind, Served] = {}  # in the last call that each kind of row was in
         self._projected = Projected()
@@ -163,10 +215,20 @@ class _Guide:
         self._kept_as = kept_as(features.manifest, self.pass_name)
         self._ahead = None
         self.sites = self._factors.keys() & features.sites(self.pass_name)
+        self._blocks = self._block_factors.keys() & features.blocks(self.pass_name)
 
     def acts_at(self, progress: float) -> bool:
         """Whether it is anything but 0 in a model call."""
         return self.strength.acts and self.strength.over_progress(progress) != 0
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it changes the statistics of block outputs anywhere."""
+        return bool(self._block_factors)
+
+    def adapts_here(self, block: Block) -> bool:
+        """Whether it may act on a block's output, in the model call that runs."""
+        return self._acting and block in self._blocks
 
     def acts_here(self, site: Site) -> bool:
         """Whether it may act in a layer, in the model call that runs."""
@@ -178,8 +240,9 @@ class _Guide:
             return
         self.due, self._call = True, call
         self._coefficients = {kind: self.strength.at(progress, kind) for kind in call.visits}
+        self._adains = {kind: self.strength.adain_at(progress, kind) for kind in call.visits}
         for kind, visit in call.visits.items():
-            if not self._coefficients[kind]:
+            if not self._coefficients[kind] and not self._adains[kind]:
                 continue
             self._note_missing(kind)
             if served := self._record.serving(call.sigma, visit, kind):
@@ -190,15 +253,14 @@ class _Guide:
             # In the order in which layers run.
             self._ahead.begin_call([self._key(site, kind) for site in sorted(self.sites)
                                     for kind, served in self._serving.items()
-                                    if not self._projected.find(served, site)])
+                                    if self._coefficients[kind] and not self._projected.find(served, site)])
 
     def strength_at(self, site: Site, kind: Kind) -> float:
         return self._coefficients[kind] * self._factors[site]
 
     def fetch(self, site: Site, kind: Kind, layer: SiteInput, like: Tensor) -> KeyValues | None:
-        """K and V for a layer, each ``[S, width]`` in the dtype and on the device of ``like``, and the bias of its
-        logits where tokens stand for unequal numbers of others; None where the reference is silent."""
-        served = self._serving.get(kind)
+        """K and V for a layer, in the dtype and on the device of ``like``; None where the reference is silent."""
+        served = self._serving.get(kind) if self._coefficients.get(kind) else None
         if served is None:
             return None
         found = self._projected.find(served, site)
@@ -209,9 +271,31 @@ class _Guide:
                 return None
             self.acted = True
             decoded = decode(parts, like.dtype, like.device)
-            found = self._seen(site, *self._key_values(decoded, site, layer), decoded.get("bias"))
+            found = self._feature(decoded, site, layer)
             if len(self._record.levels) < len(self._record.calls):  # the next calls may have the same level nearest
                 self._projected.keep(served, site, found)
+        return found
+
+    def adain_at(self, block: Block, kind: Kind) -> float:
+        return self._adains.get(kind, 0.0) * self._block_factors[block]
+
+    def statistics(self, block: Block, kind: Kind, like: Tensor) -> Tensor | None:
+        """Those of a block's output in the reference ``[2, C]``, on the device of ``like`` ``[B, C, ...]``; None where
+        the reference is silent. Raises :class:`ReferenceProblem` where they are of another block."""
+        served = self._serving.get(kind)
+        if served is None:
+            return None
+        if (served, block) not in self._statistics:
+            parts = self._features.feature(Key(self.pass_name, served.call, block, served.kind))
+            if parts is None:
+                return None
+            self._statistics[served, block] = parts[STATISTICS].float().to(like.device)
+        found = self._statistics[served, block]
+        if found.shape != (2, like.shape[1]):
+            raise ReferenceProblem(f"Reference {self.reference.name!r} has statistics that this model's block {block} "
+                                   f"cannot take ({found.shape[1]} channels instead of {like.shape[1]}); save it "
+                                   "again.")
+        self.acted = self.adapted = True
         return found
 
     def where(self, tokens: int, device: torch.device) -> Tensor | None:
@@ -223,7 +307,25 @@ class _Guide:
                                    "MultiDiffusion or Tiled Diffusion off, or take the mask out.")
         return self.strength.mask.where(tokens, self._call.size, device)
 
-    def _seen(self, site: Site, k: Tensor, v: Tensor, bias: Tensor | None) -> KeyValues:
+    def _feature(self, decoded: Mapping[str, Tensor], site: Site, layer: SiteInput) -> KeyValues:
+        """What a layer looks at of a decoded feature, with statistics where they are wanted."""
+        k, v = self._key_values(decoded, site, layer)
+        found = KeyValues(*self._seen(site, k, v, decoded.get("bias")))
+        if not self.strength.adain_attention:
+            return found
+        keys, queries = token_statistics(found.k, found.bias), None
+        if "h" in decoded:
+            q = layer.project_queries(decoded["h"])
+            q, _, bias = self._seen(site, q, q, decoded.get("bias"))
+            queries = token_statistics(q, bias)
+        else:
+            sentence = (f"Reference {self.reference.name!r} keeps keys and values alone in some layers, so the new "
+                        "picture's queries stay as they are there.")
+            self.notes += [sentence] if sentence not in self.notes else []
+        return found._replace(keys=keys, queries=queries)
+
+    def _seen(self, site: Site, k: Tensor, v: Tensor,
+              bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """What of a feature may be looked at. Raises :class:`ReferenceProblem` where its tokens are no places."""
         if self.strength.looks_at is None:
             return k, v, bias

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...model.layer import ModelCall, SiteInput
 from ...model.rows import Kind
-from ...model.sites import Lineage, Site
+from ...model.sites import Block, Lineage, Site
 from ...references.picture import noised, seeded_noise
 from ...references.plan import Plan
 from ...stores import Writer
@@ -49,7 +49,8 @@ class PictureRecording(Recording):
         if self._now or self._latent.numel():
             self._size = self._pictures[self._pass] = self._latent.shape[-2], self._latent.shape[-1]
         for kind, (row, index) in list(self._now.items()):
-            call.replay(self._inputs(call, row), partial(self._hears, index, kind))
+            call.replay(self._inputs(call, row), partial(self._hears, index, kind),
+                        partial(self._hears_block, index, kind))
         self._now = {}
 
     def _inputs(self, call: ModelCall, row: int) -> dict[str, Tensor]:
@@ -60,6 +61,10 @@ class PictureRecording(Recording):
     def _hears(self, call: int, kind: Kind, site: Site, layer: SiteInput) -> None:
         if kind in self._now:  # its level may just have been given up
             self.keep(call, site, kind, layer, 0)
+
+    def _hears_block(self, call: int, kind: Kind, block: Block, output: Tensor) -> None:
+        if kind in self._now:
+            self.keep_block(call, block, kind, output[0])
 
 
 def _put_in(latent: Tensor, x: Tensor) -> Tensor:

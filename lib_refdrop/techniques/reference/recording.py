@@ -12,11 +12,12 @@ from torch import Tensor
 from ...model.layer import ModelCall, SiteInput
 from ...model.rows import Kind
 from ...model.schedule import threshold
-from ...model.sites import Lineage, Site
+from ...model.sites import Block, Lineage, Site
 from ...references.codec import Representation, encode
 from ...references.manifest import compose
 from ...references.plan import Plan
 from ...references.reference import (
+    STATISTICS,
     Key,
     RecordedCall,
     Reference,
@@ -28,6 +29,7 @@ from ...references.reference import (
 from ...stores import LimitReached, Saved, Writer
 from ...words import ReferenceProblem
 from ..technique import Outcome, Technique
+from .adain import statistics
 from .levels import Levels
 from .rfg import token_grid
 
@@ -43,6 +45,7 @@ class Recording(Technique):
     def __init__(self, lineage: Lineage, provenance: dict, plan: Plan, writer: Writer | None = None,
                  image: int = 0) -> None:
         self.lineage, self.image, self.provenance, self.plan = lineage, image, provenance, plan
+        self._blocks = plan.blocks
         self._writer = writer
         self._held: dict[str, Tensor] = {}  # without a writer
         self._sizes: dict[str, int] = {}  # of all that is kept, by name
@@ -71,6 +74,10 @@ class Recording(Technique):
         self._levels[name] = Levels(self.plan, sigmas, self._room() is not None)
         self._now, self._outcome = {}, Outcome()
         self._left, self._most_a_call = None, 0
+
+    @property
+    def hears_blocks(self) -> bool:
+        return bool(self._blocks)
 
     def call(self, call: ModelCall) -> None:
         self._outcome.calls += 1
@@ -109,6 +116,12 @@ class Recording(Technique):
                 self.keep(index, site, kind, layer, row)
         return own
 
+    def block(self, block: Block, output: Tensor) -> Tensor:
+        for kind, (row, index) in list(self._now.items()):
+            if kind in self._now:
+                self.keep_block(index, block, kind, output[row])
+        return output
+
     def finish(self) -> Outcome:
         levels = self._levels[self._pass]
         if self._thinned:
@@ -137,6 +150,20 @@ class Recording(Technique):
         for part, value in encode(representation, hidden, k, v, grid).items():
             if not self._keep(key.tensor_name(part), value):
                 break
+
+    def keep_block(self, call: int, block: Block, kind: Kind, output: Tensor) -> None:
+        """Keeps the statistics of a block's output ``[C, H, W]``, if the plan wants them. Raises
+        :class:`ReferenceProblem` where they are not finite."""
+        name = Key(self._pass, call, block, kind).tensor_name(STATISTICS)
+        if block not in self._blocks or name in self._sizes:
+            return
+        found = statistics(output[None])[0].cpu()
+        if not torch.isfinite(found).all():
+            raise ReferenceProblem("This generation has NaN or infinite numbers in its blocks, so it was not saved; "
+                                   "try full precision (--no-half) or another model.")
+        dtype = self._blocks[block]
+        limit = torch.finfo(dtype).max
+        self._keep(name, found.clamp(-limit, limit).to(dtype))
 
     def place(self, sigma: float, visit: int, size: tuple[int, int]) -> int:
         """The index of the recorded call at this level and visit, which joins the others where it is new; for

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ...model.rows import UNCOND, Kind
-from ...model.sites import SECTIONS, Lineage, Site
+from ...model.sites import SECTIONS, Block, Lineage, Site
 from ...words import SettingsError
 from .course import Course, Window
 from .masks import Mask
+
+Place = TypeVar("Place", Site, Block)
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,10 @@ class Strength:
     reference counting ``weight`` times ("reference-only"). ``fidelity`` from 0 to 1 takes so much of it from the
     unconditional branch, whose difference CFG multiplies ("style fidelity"). ``dropout`` is the share of the
     reference's tokens that a layer does without in a model call, others each time.
+
+    Beside attention, or without it at c = 0, ``adain`` from 0 to 1 is how far the mean and spread of block outputs are
+    brought to the reference's, in the same sections, part of the schedule and branches; ``adain_attention`` how far
+    those of queries and keys are before they look at the reference (:mod:`~.adain`).
     """
 
     c: float
@@ -32,6 +39,8 @@ class Strength:
     weight: float | None = None
     fidelity: float = 0.0
     dropout: float = 0.0
+    adain: float = 0.0
+    adain_attention: float = 0.0
 
     @classmethod
     def of(cls, strength: Strength | float) -> Strength:
@@ -41,19 +50,27 @@ class Strength:
     def acts(self) -> bool:
         """Whether it is anything but 0 anywhere: if not, nothing is computed and the picture is the plain one, bit for
         bit."""
+        return (self.attends or self.adain != 0) and bool(self.sections)
+
+    @property
+    def attends(self) -> bool:
+        """Whether attention looks at the reference anywhere."""
         return (self.c if self.weight is None else self.weight) != 0 and bool(self.sections)
 
     def sites(self, lineage: Lineage) -> dict[Site, float]:
         """The sites of a model at which it may act, each with its factor. Raises :class:`SettingsError` where it acts
         nowhere in this model, or names a place that is not there."""
         factors = self.course.by_site(lineage)
-        if not self.acts:
+        if not self.attends:
             return {}
-        found = {site: factor for site, factor in factors.items() if factor and site.section in self.sections}
-        if not found:
-            raise SettingsError("The layers chosen leave none of this model's in which the reference could act; choose "
-                                "others.")
-        return found
+        return _some({site: factor for site, factor in factors.items() if factor and site.section in self.sections})
+
+    def blocks(self, lineage: Lineage) -> dict[Block, float]:
+        """The blocks of whose outputs the statistics are changed, as :meth:`sites`."""
+        if not self.adain:
+            return {}
+        factors = self.course.by_block(lineage)
+        return _some({block: factor for block, factor in factors.items() if factor and block.section in self.sections})
 
     def over_progress(self, progress: float) -> float:
         """The factor at a progress through the pass, from 0 at its noisiest level to 1."""
@@ -61,6 +78,19 @@ class Strength:
 
     def at(self, progress: float, kind: Kind) -> float:
         """The coefficient of rows of a kind in a model call, where a site's own factor is 1."""
-        whole = self.c if self.weight is None else 1.0
+        return (self.c if self.weight is None else 1.0) * self._share(progress, kind)
+
+    def adain_at(self, progress: float, kind: Kind) -> float:
+        """The same of ``adain``."""
+        return self.adain * self._share(progress, kind)
+
+    def _share(self, progress: float, kind: Kind) -> float:
         freed = self.fidelity if kind.branch == UNCOND else 0.0
-        return whole * (1 - freed) * self.over_progress(progress) * self.course.in_branch(kind)
+        return (1 - freed) * self.over_progress(progress) * self.course.in_branch(kind)
+
+
+def _some(found: dict[Place, float]) -> dict[Place, float]:
+    if not found:
+        raise SettingsError("The layers chosen leave none of this model's in which the reference could act; choose "
+                            "others.")
+    return found
