@@ -138,11 +138,14 @@ def _typed(part: str) -> dict[str, Any]:
 
 
 def _guide(entry: Any, place: int, usual: Guide) -> Guide:
+    from .controlnet_words import translated  # which checks numbers as this file does
+
     which = f"Reference {place} of the list"
     if isinstance(entry, str):
         entry = {"name": entry}
     if not isinstance(entry, Mapping):
         raise SettingsError(f"{which} must be an object with a name, not {shown(entry)}.")
+    entry = translated(entry, "from", "until", f"{which}: ")
     if unknown := sorted(map(str, set(entry) - set(_KEYS))):
         raise SettingsError(f"{which} has no setting named {shown(unknown[0])}; there are: "
                             f"{', '.join([*_WRITTEN.values(), *MASKS])}.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from . import guides
+from . import controlnet_words, guides
 from .model.sites import SECTIONS
 from .references import names
 from .techniques.reference.course import EVERYTHING, PRESETS
@@ -143,11 +143,12 @@ class Settings:
         first place names settings instead of counting them. Raises :class:`SettingsError` with one sentence.
         """
         if args and isinstance(args[0], Mapping):
-            named = dict(args[0])
+            named = controlnet_words.translated(args[0], "use_from", "use_until")
             unknown = sorted(map(str, set(named) - {setting.name for setting in fields(cls)}))
             if unknown:
                 known = ", ".join(setting.name for setting in fields(cls))
-                raise SettingsError(f"RefDrop has no setting named {shown(unknown[0])}; it has: {known}.")
+                raise SettingsError(f"RefDrop has no setting named {shown(unknown[0])}; it has: {known}; of "
+                                    f"ControlNet's it understands {', '.join(controlnet_words.WORDS)}.")
         else:
             named = {setting.name: value for setting, value in zip(fields(cls), args)}
             if len(args) == _OLDER:  # the older extension's own list, which had only one way to keep a reference
