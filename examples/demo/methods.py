@@ -32,9 +32,13 @@ METHODS: dict[str, Method] = {
     "RFG free layout": over(rfg=(0.3, 0.6), layers="Free layout"),
     "RFG style only": over(rfg=(0.3, 0.6), layers="Style only"),
     "RFG fine": over(rfg=(0.3, 0.6), style_fidelity=1.0),
-    "Concatenate": over(weight=(0.25, 1, 4), blend="Concatenate"),
-    "Concatenate balanced": over(weight=(0.25, 1), blend="Concatenate", style_fidelity=0.5),
-    "Concatenate fine": over(weight=(0.25, 1), blend="Concatenate", style_fidelity=1.0),
+    "Concatenate": over(weight=(0.5, 1, 2), blend="Concatenate"),
+    "Concatenate balanced": over(weight=(0.5, 1, 2), blend="Concatenate", style_fidelity=0.5),
+    "Concatenate fine": over(weight=(0.5, 1, 2), blend="Concatenate", style_fidelity=1.0),
+    "AdaIN": over(adain=(0.5, 1), rfg=0.0),
+    "AdaIN and concatenate": over(adain=(0.5, 1), blend="Concatenate"),
+    "Q/K AdaIN": over(rfg=(0.3, 0.6), adain_attention=1.0),
+    "Q/K AdaIN and concatenate": over(weight=(0.5, 1, 2), blend="Concatenate", adain_attention=1.0),
 }
 
 
