@@ -65,7 +65,8 @@ def test_a_mask_keeps_guidance_on_its_side(webui: WebUI, without: dict[str, Made
         change = np.abs(made.pixels[0].astype(float) - without["euler"].pixels[0])
         return [change[:, :SIZE // 2].mean(), change[:, SIZE // 2:].mean()]
 
-    left, right = (moved(webui.use("hero", 0.6, {"mask": half(side)})) for side in (True, False))
+    # Weakly: what a model of random weights draws is another picture everywhere as soon as anything is pushed hard.
+    left, right = (moved(webui.use("hero", 0.1, {"mask": half(side)})) for side in (True, False))
     assert left[0] / left[1] > right[0] / right[1]
     whole, part = webui.use("hero", 0.6), webui.use("hero", 0.6, {"reference_mask": half(True)})
     assert part.problem is None and part.hashes != whole.hashes
