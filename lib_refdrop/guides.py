@@ -17,6 +17,7 @@ from PIL import Image
 
 from .model.sites import SECTIONS
 from .references import names
+from .references.picture import is_digest
 from .techniques.reference.course import EVERYTHING, Window, parse
 from .techniques.reference.masks import Mask
 from .techniques.reference.strength import Strength
@@ -80,9 +81,8 @@ _ALIKE = ("blend", "weight", "style_fidelity", "dropout", "adain", "adain_attent
 _KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "from": "start", "until": "until",
          "layers": "layers", "store": "store", "mask": "mask", "reference_mask": "reference_mask",
          **{name: name for name in _ALIKE}}
-# Masks are no text for a picture's parameters.
 _WRITTEN = {"name": "name", "rfg": "rfg", "start": "from", "until": "until", "layers": "layers", "store": "store",
-            **{name: name for name in _ALIKE}}
+            **{name: name for name in (*_ALIKE, *MASKS)}}
 
 
 def read(given: Any, usual: Guide) -> list[Guide]:
@@ -95,12 +95,31 @@ def read(given: Any, usual: Guide) -> list[Guide]:
 
 def written(guides: Sequence[Guide], usual: Guide) -> str:
     """The text that :func:`read` makes the guides of, as people type it where that says all; empty where there are
-    none."""
+    none. Masks stand there by their numbers (see :func:`~.references.picture.digest`): others are no text for a
+    picture's parameters."""
     entries = [{key: getattr(guide, name) for name, key in _WRITTEN.items()
                 if name in ("name", "rfg") or getattr(guide, name) != getattr(usual, name)} for guide in guides]
     typed = "; ".join(f"{entry['name']}: {entry['rfg']!r}" for entry in entries)
     plain = all(set(entry) == {"name", "rfg"} and ";" not in entry["name"] for entry in entries)
     return typed if plain and not typed.startswith(_LIST) else json.dumps(entries, ensure_ascii=False)
+
+
+def kept_masks(text: str) -> dict[str, str]:
+    """Masks by their numbers, as :func:`kept_masks_text` writes them. Raises :class:`SettingsError`."""
+    found: dict[str, str] = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, _, number = map(str.strip, part.partition(":"))
+        name = name.lower().replace(" ", "_")
+        if name not in MASKS or name in found or not is_digest(number):
+            raise SettingsError(f"Masks by number must be like mask: 0123456789; reference mask: abcdef0123, not "
+                                f"{shown(text)}.")
+        found[name] = number
+    return found
+
+
+def kept_masks_text(numbers: Mapping[str, str]) -> str:
+    """As people read it, the inverse of :func:`kept_masks`."""
+    return "; ".join(f"{name.replace('_', ' ')}: {number}" for name, number in numbers.items())
 
 
 def warning(guides: Sequence[Guide]) -> str:
@@ -148,7 +167,7 @@ def _guide(entry: Any, place: int, usual: Guide) -> Guide:
     entry = translated(entry, "from", "until", f"{which}: ")
     if unknown := sorted(map(str, set(entry) - set(_KEYS))):
         raise SettingsError(f"{which} has no setting named {shown(unknown[0])}; there are: "
-                            f"{', '.join([*_WRITTEN.values(), *MASKS])}.")
+                            f"{', '.join(_WRITTEN.values())}.")
     found: dict[str, Any] = {}
     for key, value in entry.items():
         if _KEYS[key] in found:

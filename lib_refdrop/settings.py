@@ -13,6 +13,7 @@ from PIL import Image
 from . import controlnet_words, guides
 from .model.sites import SECTIONS
 from .references import names
+from .references.picture import is_digest
 from .techniques.reference.course import EVERYTHING, PRESETS
 from .words import SettingsError, shown
 
@@ -129,6 +130,8 @@ class Settings:
                                       "and keys are made like the reference's before they look at it.", minimum=0.0,
                                       maximum=1.0, step=0.05, infotext="RefDrop AdaIN of queries and keys",
                                       tier="advanced")
+    kept_masks: str = _setting("", "Masks by number", "Filled in from a picture's parameters; masks above it count "
+                               "before it.", tier="masks")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -160,8 +163,15 @@ class Settings:
             return cls()  # off: whatever the other values are, they are not used
         settings = cls(**{name: check_value(named.get(name, default), default, control)
                           for name, default, control in controls})
+        settings = settings._with_kept_masks()
         settings._check_together()
         return replace(settings, reference=settings._checked_name(), sequence_name=settings._checked_sequence())
+
+    def _with_kept_masks(self) -> Settings:
+        """Masks that are given by number in their own places."""
+        numbers = guides.kept_masks(self.kept_masks)
+        named: dict[str, Any] = {name: number for name, number in numbers.items() if getattr(self, name) == ""}
+        return replace(self, kept_masks="", **named)
 
     def _check_together(self) -> None:
         if not self.sections:
@@ -209,7 +219,7 @@ class Settings:
         return replace(self, reference=main.name, rfg=main.rfg, use_from=main.start, use_until=main.until,
                        layers=main.layers, store=main.store, blend=main.blend, weight=main.weight,
                        style_fidelity=main.style_fidelity, dropout=main.dropout, adain=main.adain,
-                       adain_attention=main.adain_attention,
+                       adain_attention=main.adain_attention, mask=main.mask, reference_mask=main.reference_mask,
                        references=guides.written(used[1:], main))
 
     def _checked_name(self) -> str:
@@ -247,14 +257,16 @@ class Settings:
         differs from its default.
         """
         texts: dict[str, Any] = {}
-        told = {"reference": used, **dict.fromkeys(guides.MASKS, ""), "picture": "", **(pictures or {})}
+        masks = {name: value if is_digest(value := getattr(self, name)) else "" for name in guides.MASKS}
+        told = {"reference": used, **masks, "picture": "", **(pictures or {})}
         for name, default, control in self.controls():
             value = told.get(name, getattr(self, name))
             decides = name in _DECIDES[self.mode] or (told["picture"] and name == "picture_seed")
             if control.infotext and (decides or value != default):
                 texts[control.infotext] = value
         if self.mode == "Save":
-            texts.pop("RefDrop RFG", None)  # nothing was guided
+            for key in ("RefDrop RFG", "RefDrop references"):
+                texts.pop(key, None)  # nothing was guided
         elif self.blend == guides.CONCATENATE:
             del texts["RefDrop RFG"]  # which was not used
             texts["RefDrop weight"] = self.weight

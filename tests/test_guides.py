@@ -31,6 +31,14 @@ def test_what_is_written_is_read_back_and_short() -> None:
     assert written([], USUAL) == ""
 
 
+def test_masks_are_written_by_number_and_read_back() -> None:
+    guides = [Guide("villain", -0.2, mask="0123456789"), Guide("castle", 0.3, reference_mask="abcdef0123")]
+    assert json.loads(written(guides, Guide()))[0] == {"name": "villain", "rfg": -0.2, "mask": "0123456789"}
+    assert read(written(guides, Guide()), Guide()) == guides
+    everywhere = [Guide("castle", 0.3)]
+    assert read(written(everywhere, guides[0]), guides[0]) == everywhere  # it has no mask where the first one has
+
+
 @pytest.mark.parametrize("name", ["a; b", "[old] hero", "{x}", "été, 3", "x=1"])
 def test_any_name_comes_back(name) -> None:
     for guides in ([Guide(name, 0.4)], [Guide("first", 0.1), Guide(name, -0.4)], [Guide(name, 0.4, until=0.5)]):

@@ -37,6 +37,8 @@ def test_a_short_list_leaves_defaults_and_a_dict_names_settings():
     ({"reference": "a" * 200}, "at most 120"), ({"reference": 7}, "must be text"),
     ({"picture": 7}, "base64 text, not 7"), ({"picture": ["a"]}, "base64 text"),
     ({"mode": "Use", "picture": "iVBORw0KGgo="}, "can be saved, not used"),
+    ({"kept_masks": "0123456789"}, "must be like mask: 0123456789"), ({"kept_masks": "mask: 012"}, "must be like mask"),
+    ({"kept_masks": "mask: 0123456789; mask: 0123456780"}, "must be like mask"), ({"kept_masks": 3}, "must be text"),
     ({"picture_seed": 0.5}, "whole number from 0 to 4294967295, not 0.5"),
     ({"picture_seed": -1}, "whole number from 0"),
     ({"picture_seed": 2**32}, "to 4294967295, not 4294967296"), ({"picture_seed": True}, "whole number"),

@@ -24,6 +24,7 @@ _MOST_PIXELS = 8192 * 8192
 _LONGEST_TEXT = 400_000_000  # of base64; a PNG of that many pixels is shorter
 _MOST_SLENDER = 8  # times as long as wide
 _DATA_URL = re.compile(r"data:[^,]{0,200},")
+_DIGEST = re.compile("[0-9a-f]{10}")  # no base64 text has that length
 CELL = 8  # pixels of a latent's cell, both ways
 
 
@@ -58,6 +59,11 @@ def digest(image: Image.Image) -> str:
     return hashlib.sha256(f"{image.size} ".encode() + image.tobytes()).hexdigest()[:10]
 
 
+def is_digest(text: object) -> bool:
+    """Whether this is what :func:`digest` gives, which stands for a picture in parameters."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
 def size_for(picture: tuple[int, int], area: float, multiple: int) -> tuple[int, int]:
     """Width and height in pixels with the shape of ``picture`` (width, height) and about so large an ``area``: sides
     are multiples of ``multiple``, so that the model can halve them as often as it does."""
@@ -90,6 +96,8 @@ def noised(latent: Tensor, noise: Tensor, sigma: float, flow: bool = False, spre
 
 
 def _read(text: str, what: str) -> Image.Image:
+    if is_digest(text):
+        raise SettingsError(f"{what} is known here by its number only ({text}); give the picture itself.")
     if len(text) > _LONGEST_TEXT:
         raise SettingsError(f"{what} is {len(text) // 10**6} million letters of text; give a smaller one.")
     start = _DATA_URL.match(text)

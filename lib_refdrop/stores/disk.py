@@ -32,6 +32,7 @@ class DiskStore(FileStore):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.where = Path(folder), str(folder)
+        self.beside = self.folder
         self._orders: dict[Path, tuple[tuple[int, int, int], int | None]] = {}
 
     def names(self) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ..references.names import checked, missing, new
 from ..references.reference import Reference
@@ -18,9 +19,11 @@ logger = logging.getLogger("RefDrop")
 
 class FileStore(ABC):
     """The part of a :class:`~.interface.Store` that follows from its listing, from opening one file, and from the
-    writer that it opens. ``where`` is the folder or URL, for sentences."""
+    writer that it opens. ``where`` is the folder or URL, for sentences; ``beside`` a folder of this computer for small
+    things that belong to it."""
 
     where: str
+    beside: Path
 
     @abstractmethod
     def names(self) -> list[str]: ...

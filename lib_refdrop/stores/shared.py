@@ -68,7 +68,7 @@ class SharedStore(FileStore):
         self._whole_at_once = (bool(_WHOLE_AT_ONCE.intersection([kinds] if isinstance(kinds, str) else kinds))
                                and "mode" in signature(put).parameters)  # older versions write over whatever is there
         home = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd-refdrop"
-        self._cache = home / _short(url)
+        self._cache = self.beside = home / _short(url)
         self._orders: dict[str, tuple[str, int | None]] = {}  # by path, and as what it was looked at
 
     def names(self) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..guides import MASKS, kept_masks_text
+from ..references.picture import is_digest
 from ..settings import Control, Settings, check_value
 from ..words import SettingsError
 
@@ -26,6 +28,8 @@ def paste_function(name: str, default: Any, control: Control) -> Callable[[Mappi
     """
 
     def value(parameters: Mapping[str, str]) -> Any:
+        if name == "kept_masks":
+            return _masks(parameters)
         if name == "enabled":
             return _MARK in parameters
         text = _whole(parameters, control.infotext)
@@ -42,6 +46,22 @@ def paste_function(name: str, default: Any, control: Control) -> Callable[[Mappi
             return None
 
     return value
+
+
+def is_ours(parameters: Mapping[str, str]) -> bool:
+    """Whether they are of a picture that RefDrop had a part in."""
+    return _MARK in parameters
+
+
+def _masks(parameters: Mapping[str, str]) -> str | None:
+    """The masks of a picture, by their numbers. Those of a Save are inside the reference."""
+    if _MARK not in parameters:
+        return None
+    if parameters[_MARK] == "Save":
+        return ""
+    keys = {name: control.infotext for name, _, control in Settings.controls() if name in MASKS}
+    return kept_masks_text({name: parameters[key] for name, key in keys.items()
+                            if key and is_digest(parameters.get(key))})
 
 
 def _whole(parameters: Mapping[str, str], key: str | None) -> str | None:

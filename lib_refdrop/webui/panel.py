@@ -11,12 +11,14 @@ from typing import Any
 
 import gradio as gr
 
+from ..guides import MASKS, kept_masks, kept_masks_text
 from ..references import names
 from ..settings import SCRIPT_NAME, Control, Settings
+from ..words import RefDropError
 from .forecast import NEEDED, TYPED, forecast
 from .further import Further
 from .host import Host
-from .infotext import paste_function
+from .infotext import is_ours, paste_function
 from .shelf import Last, Shelf
 from .strength_map import SHOWN, strength_map
 
@@ -112,11 +114,13 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
             for name, default, control in known:
                 if control.tier == "picture":
                     made[name] = _component(name, default, control, tab)
-        with gr.Accordion("Masks", open=False, elem_id=f"refdrop_{tab}_masks"), gr.Row():
+        with gr.Accordion("Masks", open=False, elem_id=f"refdrop_{tab}_masks") as masks, gr.Row():
             for name, default, control in known:
-                if control.tier == "masks":
+                if control.tier == "masks" and control.picture:
                     with gr.Column():
                         made[name] = _component(name, default, control, tab)
+        with masks:
+            made["kept_masks"] = _component(*next(each for each in known if each[0] == "kept_masks"), tab)
         with gr.Accordion("Stories and frames", open=False, elem_id=f"refdrop_{tab}_stories"):
             for name, default, control in known:
                 if control.tier == "sequence":
@@ -150,9 +154,31 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
     made["picture"].upload(lambda: "Save", outputs=[made["mode"]], show_progress="hidden")
     made["mode"].change(lambda mode: gr.update(value=None) if mode == "Use" else gr.update(), inputs=[made["mode"]],
                         outputs=[made["picture"]], show_progress="hidden")
-    fields = [(made[name], paste_function(name, default, control)) for name, default, control in known
-              if (control.infotext or name == "enabled") and not control.picture]
+    shown = [made[name] for name in MASKS]
+    made["kept_masks"].change(lambda text: _shown(text, shelf), inputs=[made["kept_masks"]],
+                              outputs=[made["kept_masks"], *shown], show_progress="hidden")
+    # What stands there goes when parameters are pasted: it was for another picture.
+    fields = [(made[name], _emptied if control.picture else paste_function(name, default, control))
+              for name, default, control in known]
     return Panel([made[name] for name, _, _ in known], status, size, fields, host, shelf)
+
+
+def _emptied(parameters: Mapping[str, str]) -> Any:
+    """What a host calls with pasted parameters of a control for a picture, which they cannot fill."""
+    return gr.update(value=None) if is_ours(parameters) else None
+
+
+def _shown(text: str, shelf: Shelf) -> list[Any]:
+    """Masks by number, where they are found, into the controls that show them; the text is then what is not."""
+    try:
+        numbers = kept_masks(text)
+        found = {name: image for name, number in numbers.items() if (image := shelf.masks.find(number)) is not None}
+    except RefDropError:  # half typed; a generation says what is wrong
+        found = {}
+    if not found:
+        return [gr.update()] * (1 + len(MASKS))
+    left = {name: number for name, number in numbers.items() if name not in found}
+    return [kept_masks_text(left), *(gr.update(value=found[name]) if name in found else gr.update() for name in MASKS)]
 
 
 def _component(name: str, default: Any, control: Control, tab: str) -> Any:

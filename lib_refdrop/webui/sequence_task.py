@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from ..guides import Guide
+from ..guides import Guide, read, written
 from ..references.reference import Reference
 from ..techniques.reference.recording import Recording
 from ..techniques.reference.strength import Strength
@@ -20,7 +20,7 @@ from .provenance import provenance
 from .sequence import Pictures, by_which
 from .steps import is_from_picture
 from .task import Job, Pass, Task, known_levels
-from .use_task import UseTask, masks_of
+from .use_task import UseTask
 
 _ALONE = ("A sequence is of several pictures, so this one stands alone; choose a batch count of 2 or more, img2img's "
           "Batch, or a name for the sequence, to go on with.")
@@ -117,7 +117,9 @@ class SequenceTask(UseTask):
         """Those that the same sequence begins with again."""
         settings = self.job.settings
         name = next((guide.name for guide, _ in self._named), "") if settings.reference else ""
-        return settings.infotext(name, masks_of(settings.main_guide))
+        main, *others = self._numbered([settings.main_guide, *read(settings.references, settings.main_guide)])
+        return replace(settings, mask=main.mask, reference_mask=main.reference_mask,
+                       references=written(others, main)).infotext(name)
 
     def _needed_later(self, number: int) -> bool:
         acts = self.job.settings.main_guide.strength(self.job.settings.sections).acts

@@ -6,9 +6,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..stores import MemoryBudget, MemoryStore, Saved, Store, machine, open_store
+from ..stores import FileStore, MemoryBudget, MemoryStore, Saved, Store, machine, open_store
 from ..words import RefDropError, ReferenceProblem, said
 from .host import Host
+from .kept_masks import KeptMasks
 from .replays import ReplayMemory
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ class Shelf:
         if self._opened is None or self._opened[0] != place:
             self._opened = place, open_store(place)
         return self._opened[1]
+
+    @property
+    def masks(self) -> KeptMasks:
+        """The masks that pictures were drawn with; of a shared library those that were used on this computer. Raises
+        :class:`StoreProblem`."""
+        store = self.store("Disk")
+        assert isinstance(store, FileStore)
+        return KeptMasks(store.beside / "masks")
 
     def newest(self, store: str) -> str:
         """The name of the reference saved last. Raises :class:`ReferenceProblem` where there is none."""

@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from ..guides import COEFFICIENT, MASKS, Guide, warning
-from ..references.picture import decoded, digest
+from ..guides import COEFFICIENT, Guide, warning
 from ..references.reference import Reference
 from ..techniques.reference.guidance import Guidance
 from ..techniques.reference.strength import Strength
 from ..techniques.technique import Outcome, Technique
 from ..words import RefDropError, ReferenceProblem
+from .kept_masks import kept, with_masks
 from .messages import tell
 from .parameters import write
 from .provenance import differences
@@ -33,8 +33,10 @@ class UseTask(Task):
 
     def open(self) -> None:
         """Finds the references, so that a missing one is known before anything is computed."""
-        settings, shelf = self.job.settings, self.job.shelf
+        shelf = self.job.shelf
+        settings = self.job.settings = with_masks(shelf, self.job.settings)
         for guide in settings.guided_by():
+            guide = with_masks(shelf, guide)
             name = guide.name or shelf.newest(guide.store)
             reference = self._uses.enter_context(shelf.store(guide.store).using(name))
             self._guides.append(replace(guide, name=reference.name))
@@ -76,7 +78,8 @@ class UseTask(Task):
                     done.note(sentence)
             if much := warning(self._guides):
                 done.note(much)
-            write(p, self._parameters(), done.notes)
+            texts = self._parameters()
+            write(p, texts, done.notes)
             said = f"Guided by {listed(self._guides)}, {_how_much(done)}."
             tell(p, " ".join([said, *done.notes]), shelf)
         elif not interrupted:
@@ -86,15 +89,17 @@ class UseTask(Task):
 
     def _parameters(self) -> dict[str, Any]:
         """What the parameters of guided pictures say."""
-        return self.job.settings.of_guides(self._guides).infotext(self._guides[0].name, masks_of(self._guides[0]))
+        return self.job.settings.of_guides(self._numbered(self._guides)).infotext(self._guides[0].name)
+
+    def _numbered(self, guides: Sequence[Guide]) -> list[Guide]:
+        """Guides with the numbers of their masks, which are kept for who pastes them; a note of those that are not."""
+        numbered, problems = kept(self.job.shelf, guides)
+        for problem in problems:
+            self._done.note(problem)
+        return numbered
 
     def close(self) -> None:
         self._uses.close()
-
-
-def masks_of(guide: Guide) -> dict[str, str]:
-    """The words that stand for a guide's masks, by setting."""
-    return {name: digest(decoded(getattr(guide, name))) for name in MASKS if getattr(guide, name) != ""}
 
 
 def listed(guides: Sequence[Guide]) -> str:

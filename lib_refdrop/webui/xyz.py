@@ -11,7 +11,7 @@ from ..words import MINUS
 from .host import Host
 from .shelf import Shelf
 
-_NO_AXIS = ("store", "replace", "on_problem", "sequence_name")
+_NO_AXIS = ("store", "replace", "on_problem", "sequence_name", "kept_masks")
 _ATTRIBUTE = "refdrop_axes"  # on a processing object: the settings that a plot's cell changes
 
 

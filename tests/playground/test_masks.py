@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from lib_refdrop.webui.kept_masks import KeptMasks
 
 from .conftest import Made, Studio
 
@@ -26,6 +30,7 @@ def half(left: bool, size: int = 32) -> Image.Image:
     return image
 
 
+SOFT = encoded(Image.linear_gradient("L").resize((40, 24)))
 LEFT, RIGHT, WHITE = (encoded(image) for image in (half(True), half(False), Image.new("L", (3, 5), 255)))
 
 
@@ -77,6 +82,62 @@ def test_a_part_of_the_reference_guides_otherwise_than_the_whole(studio, plain) 
     wide = studio.draw({"reference": "hero", "rfg": 0.6, "mask": LEFT, "reference_mask": LEFT}, **NURSE, width=160,
                        height=104)
     assert wide.pictures[0].shape[:2] == (104, 160) and "throughout" in wide.comments
+
+
+def test_parameters_bring_their_masks_back(studio, plain) -> None:
+    """Of the first reference and of each of the list, and a mask that only the request itself names counts first."""
+    studio.save("other", prompt="a king on sand", seed=9)
+    settings = {"reference": "hero", "rfg": 0.6, "mask": LEFT, "reference_mask": SOFT,
+                "references": [{"name": "other", "rfg": 0.4, "mask": RIGHT, "reference_mask": ""}]}
+    made = studio.draw(settings, **NURSE)
+    again = studio.draw(infotext=made.parameters[0], **NURSE)
+    assert np.array_equal(again.pictures[0], made.pictures[0]) and again.parameters == made.parameters
+    bare = {name: value for name, value in settings.items() if "mask" not in name}
+    bare["references"] = [{"name": "other", "rfg": 0.4}]
+    assert not np.array_equal(studio.draw(bare, **NURSE).pictures[0], made.pictures[0])
+    number = re.search("RefDrop mask: ([0-9a-f]{10})", made.parameters[0])[1]
+    one, other = (studio.draw({"reference": "hero", "rfg": 0.6, "mask": mask}, **NURSE) for mask in (number, LEFT))
+    assert np.array_equal(one.pictures[0], other.pictures[0]) and one.parameters == other.parameters
+    both = studio.draw({"reference": "hero", "rfg": 0.6, "mask": RIGHT, "kept_masks": f"mask: {number}"}, **NURSE)
+    assert np.array_equal(both.pictures[0],
+                          studio.draw({"reference": "hero", "rfg": 0.6, "mask": RIGHT}, **NURSE).pictures[0])
+
+
+def test_a_mask_that_is_gone_is_a_sentence(studio, plain) -> None:
+    made = studio.draw({"reference": "hero", "rfg": 0.6, "mask": LEFT}, **NURSE)
+    (path,) = (studio.playground.refdrop_dir / "masks").glob("*.png")
+    assert f"RefDrop mask: {path.stem}," in made.parameters[0]
+    for damage in (lambda: path.write_bytes(path.read_bytes()[:60]), lambda: Image.new("L", (4, 4), 9).save(path),
+                   path.unlink):
+        damage()
+        for problem in (studio.refusal(infotext=made.parameters[0], **NURSE),
+                        studio.refusal({"references": [{"name": "hero", "mask": path.stem}]}, **NURSE)):
+            assert problem.status == 422 and f"a mask that is no longer here ({path.stem})" in str(problem)
+    again = studio.draw({"reference": "hero", "rfg": 0.6, "mask": LEFT}, **NURSE)
+    assert np.array_equal(again.pictures[0], made.pictures[0]) and path.is_file()
+    assert studio.refusal({"mode": "Save", "picture": path.stem}).status == 422
+
+
+def test_a_folder_that_takes_no_masks_is_told_of_and_stops_nothing(studio, plain) -> None:
+    (studio.playground.refdrop_dir / "masks").write_text("in the way")
+    made = studio.draw({"reference": "hero", "rfg": 0.6, "mask": LEFT}, **NURSE)
+    assert "The mask could not be kept" in made.comments and "RefDrop note" in made.parameters[0]
+
+
+def test_the_masks_used_last_are_kept(tmp_path) -> None:
+    folder = KeptMasks(tmp_path / "masks", most=3)
+    masks = [Image.new("L", (5, 4), grey) for grey in range(1, 6)]
+    numbers = []
+    for mask in [*masks[:3], masks[0], *masks[3:]]:
+        numbers.append(folder.keep(mask))
+        time.sleep(0.01)  # file systems tell times apart by milliseconds
+    assert numbers[3] == numbers[0] and len(set(numbers)) == 5
+    there = [folder.find(number) for number in (numbers[0], numbers[4], numbers[5])]
+    assert [image.getpixel((0, 0)) for image in there] == [1, 4, 5]
+    assert folder.find(numbers[1]) is None and folder.find(numbers[2]) is None
+    assert len(list((tmp_path / "masks").iterdir())) == 3
+    clear = Image.new("RGBA", (5, 4), (9, 9, 9, 4))
+    assert folder.keep(clear) == numbers[4] == folder.keep(encoded(clear))  # an alpha of 4 is the same mask
 
 
 @pytest.mark.parametrize("settings, sentence", [

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import gradio as gr
 import pytest
 import torch
+from PIL import Image
 
 from lib_refdrop.settings import Settings
 from lib_refdrop.webui import script
@@ -51,10 +52,30 @@ def test_it_listens_to_what_changes_once_a_generation_and_never_to_html(page) ->
     assert not any(isinstance(blocks.blocks.get(component), gr.HTML) for component in events)
 
 
+def named(blocks, name: str) -> list:
+    """The component of that name in the panel."""
+    return [each for each in blocks.blocks.values() if getattr(each, "elem_id", None) == f"refdrop_txt2img_{name}"]
+
+
 def test_nothing_that_is_told_tells_itself_again(page) -> None:
     blocks, _ = page
+    quiet = [each._id for each in named(blocks, "kept_masks")]  # see the test below
     for component, functions in listened(blocks).items():
-        assert not any(component == output._id for function in functions for output in function.outputs)
+        assert component in quiet or not any(
+            component == output._id for function in functions for output in function.outputs)
+
+
+def test_masks_by_number_go_where_they_are_seen_and_no_further(page, program) -> None:
+    blocks, _ = page
+    number = program.shelf.masks.keep(Image.new("L", (4, 6), 200))
+    (text,) = named(blocks, "kept_masks")
+    (show,) = listened(blocks)[text._id]
+    assert [each.elem_id[16:] for each in show.outputs] == ["kept_masks", "mask", "reference_mask"]
+    left, mask, other = show.fn(f"mask: {number}; reference mask: 0123456789")
+    assert left == "reference mask: 0123456789" and "value" not in other
+    assert mask["value"].size == (4, 6) and mask["value"].getpixel((0, 0)) == 200
+    for given in (left, "", "half typ"):
+        assert not any("value" in update for update in show.fn(given))
 
 
 def test_the_list_is_filled_when_a_page_is_loaded(page, program) -> None:
@@ -128,7 +149,10 @@ def test_everything_that_is_pasted_has_a_type_to_be_read_in(program) -> None:
         made.ui(False)
     defaults = {name: type(default) for name, default, _ in Settings.controls()}
     pasted = {component.elem_id[len("refdrop_txt2img_"):]: type(component.value)
-              for component, _ in made.infotext_fields}
+              for component, _ in made.infotext_fields if not isinstance(component, gr.Image)}
+    for component, key in made.infotext_fields:  # a picture is no text: it goes, by an update that an API leaves out
+        if isinstance(component, gr.Image):
+            assert key({"Steps": "20"}) is None and key({"RefDrop mode": "Use"})["value"] is None
     assert pasted["reference"] is str and pasted == {name: defaults[name] for name in pasted}
 
 

@@ -55,7 +55,9 @@ OTHERS = {"enabled": True, "rfg": -0.45, "mode": "Use", "enabled_hr": True, "sto
           "references": '[{"name": "villain, the old", "rfg": -0.2}]', "layers": "output.0=0, middle=0.5; 0.1-0.8",
           "use_from": 0.25, "use_until": 0.75, "picture_seed": 2**32 - 1,
           "blend": "Coefficient", "weight": 2.5, "style_fidelity": 0.5, "dropout": 0.5,
-          "sequence": "Previous", "sequence_name": "story, the first", "adain": 0.35, "adain_attention": 0.65}
+          "sequence": "Previous", "sequence_name": "story, the first", "adain": 0.35, "adain_attention": 0.65,
+
+          "kept_masks": "mask: 0123456789; reference mask: abcdef0123"}
 
 
 @pytest.mark.parametrize("name", [setting for setting, _, control in Settings.controls() if not control.picture])

@@ -35,14 +35,8 @@ class Mask:
 
     @classmethod
     def of(cls, image: Image.Image) -> Mask:
-        """Of a picture: its alpha where something is transparent, else its brightness."""
-        channel = None
-        if image.mode in _ALPHA or "transparency" in image.info:
-            channel = image.convert("RGBA").getchannel("A")
-            if channel.getextrema()[0] == 255:
-                channel = None
-        grey = channel if channel is not None else image.convert("RGB").convert("L")
-        return cls(torch.from_numpy(np.array(grey, dtype=np.float32)) / 255)
+        """Of a picture, see :func:`grey`."""
+        return cls(torch.from_numpy(np.array(grey(image), dtype=np.float32)) / 255)
 
     def over(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         """``[rows·columns, 1]`` float32 on a device: each token's share of the mask, by area."""
@@ -60,6 +54,15 @@ class Mask:
             raise ReferenceProblem("A mask needs every layer's tokens to be places of the picture, which they are not "
                                    "here; switch token merging, HyperTile and tiled drawing off, or take the mask "
                                    "out.") from error
+
+
+def grey(image: Image.Image) -> Image.Image:
+    """What a picture says as a mask, "L": its alpha where something is transparent, else its brightness."""
+    if image.mode in _ALPHA or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            return alpha
+    return image.convert("RGB").convert("L")
 
 
 def looked_at(k: Tensor, v: Tensor, bias: Tensor | None, share: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
