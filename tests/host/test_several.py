@@ -92,6 +92,21 @@ def test_reference_only_and_style_fidelity(webui: WebUI, without: dict[str, Made
     assert webui.use("hero", settings={**joined, "weight": 0.0}).hashes == without["euler"].hashes
 
 
+def test_adain_of_blocks_and_of_queries_and_keys(webui: WebUI, without: dict[str, Made],
+                                                 reads_infotext: None) -> None:  # noqa: F811
+    alone = {"rfg": 0.0, "adain": 1.0}
+    made = [webui.use("hero", settings=each) for each in (alone, {**alone, "blend": "Concatenate"},
+                                                          {"adain_attention": 1.0})]
+    assert all(each.problem is None for each in made)
+    others = [webui.use("hero"), without["euler"]]
+    assert len({each.hashes[0] for each in (*made, *others)}) == 5
+    again = webui.draw(infotext=made[0].parameters[0])
+    assert again.hashes == made[0].hashes and again.parameters == made[0].parameters
+    words = {"mode": "Use", "reference": "hero", "module": "reference_adain", "control_mode": 1}
+    assert webui.draw(words, **TARGET).hashes == made[0].hashes
+    assert webui.draw(**TARGET).hashes == without["euler"].hashes
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"references": ["hero"] * 9}, "9 are too many"), ({"mask": "no picture"}, "base64"),
     ({"layers": "outptu=0"}, "not understood"), ({"references": [{"name": "nobody"}]}, "nobody"),

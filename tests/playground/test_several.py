@@ -112,3 +112,16 @@ def test_dropout_is_told_and_its_parameters_make_the_picture_again(studio, two) 
     assert np.abs(batch.pictures[1].astype(int) - made.pictures[0]).max() <= 2
     problem = studio.refusal({"reference": "hero", "dropout": 0.95}, **NURSE)
     assert "Token dropout must be a number from 0 to 0.9" in str(problem)
+
+
+def test_adain_is_told_and_its_parameters_make_the_picture_again(studio, two) -> None:
+    made = studio.draw({"reference": "hero", "rfg": 0, "adain": 0.5, "style_fidelity": 1}, **NURSE)
+    assert "Guided by 'hero' at 0 (style fidelity 1; AdaIN 0.5), in " in made.comments  # the negative prompt is spared
+    assert "RefDrop AdaIN: 0.5" in made.parameters[0]
+    assert same(studio.draw(infotext=made.parameters[0], prompt=NURSE["prompt"], seed=8), made)
+    words = {"module": "reference_adain", "weight": 0.5, "control_mode": "ControlNet is more important"}
+    assert same(studio.draw({"reference": "hero", **words}, **NURSE), made)
+    assert same(studio.draw({"references": [{"name": "hero", **words}]}, **NURSE), made)
+    aligned = studio.draw({"reference": "hero", "adain_attention": 1}, **NURSE)
+    assert "'hero' at 0.3 (AdaIN of queries and keys 1), throughout." in aligned.comments
+    assert not same(aligned, studio.draw({"reference": "hero"}, **NURSE))

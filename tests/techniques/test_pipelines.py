@@ -31,6 +31,7 @@ from lib_refdrop.hosts.fingerprint import differ, fingerprint
 from lib_refdrop.model.rows import Kind
 from lib_refdrop.pipelines import _encoded
 from lib_refdrop.stores import DiskStore
+from lib_refdrop.techniques.reference.strength import Strength
 from lib_refdrop.words import RefDropError, ReferenceProblem, SettingsError
 from tests.techniques.test_contracts import state_of
 
@@ -110,6 +111,17 @@ def test_several_references_and_a_part_of_the_layers_and_of_the_schedule(pipe, t
     assert not torch.equal(guided({"hero": 0.4, "other": -0.2})[0], alone)
     half, outcome = guided("hero", 0.4, layers="Free layout; 0-0.5")
     assert (outcome.acted, outcome.calls) == (2, 4) and not torch.equal(half, alone)
+
+
+@pytest.mark.parametrize("keep", ["Balanced", "Tiny"])
+def test_adain_acts_on_the_pipelines_blocks(pipe, tmp_path, keep) -> None:
+    with refdrop.record(pipe, "hero", folder=tmp_path, keep=keep):
+        draw(pipe, seed=4)
+    before, plain = state_of(pipe.unet), draw(pipe, prompt="a nurse", seed=9)
+    with refdrop.use(pipe, "hero", Strength(0.0, adain=1.0), folder=tmp_path) as used:
+        made = draw(pipe, prompt="a nurse", seed=9)
+    assert used.outcomes[0].acted_on_all == used.outcomes[0].calls and (made - plain).abs().max() > 1e-2
+    assert state_of(pipe.unet) == before and torch.equal(draw(pipe, prompt="a nurse", seed=9), plain)
 
 
 def test_only_the_first_generation_is_recorded_and_each_is_a_pass_of_its_own(pipe, tmp_path) -> None:
