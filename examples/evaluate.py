@@ -22,6 +22,10 @@ lets a drawing that the model never made guide, beside a generated reference of 
     python examples/evaluate.py --several --seed 7 --pairs 32 --steps 12 --out DIR
 
 lets two references guide at once, like both and like one but unlike the other, beside either alone: DIR/several.json.
+
+    python examples/evaluate.py --sequence --seed 7 --pairs 32 --steps 8 --out DIR
+
+draws the frames of a walk again, and stories, plain and as sequences: flicker and likeness in DIR/sequence.json.
 """
 
 from __future__ import annotations
@@ -85,6 +89,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--pictures", action="store_true",
                         help="compare a drawing as the reference with a generated one of the same description")
     parser.add_argument("--several", action="store_true", help="compare two references at once with either alone")
+    parser.add_argument("--sequence", action="store_true", help="measure the flicker of frames, and stories")
     options = parser.parse_args(arguments)
     if options.size % 8 or options.size < 64:
         parser.error("--size is a multiple of 8, from 64 on")
@@ -95,9 +100,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.ablate is not None and options.open:
         parser.error("--open is of the evaluation and of --methods, not of --ablate")
     others = options.ablate is not None or options.methods is not None or options.open
-    if (options.pictures or options.several) and (others or options.pictures == options.several):
-        parser.error("--pictures and --several are measurements of their own; ask for one of them, without --ablate, "
-                     "--methods and --open")
+    own = options.pictures + options.several + options.sequence
+    if own > 1 or (own and others):
+        parser.error("--pictures, --several and --sequence are measurements of their own; ask for one of them, without "
+                     "--ablate, --methods and --open")
     return options
 
 
@@ -114,6 +120,8 @@ def main(arguments: list[str]) -> int:
                 return drawings(options)
             if options.several:
                 return several(options)
+            if options.sequence:
+                return sequence(options)
             return evaluate(options) if options.ablate is None else ablate(options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
@@ -135,6 +143,13 @@ def several(options: argparse.Namespace) -> int:
     from demo import several as two
 
     return _side_by_side(options, "several", two.table, lambda client, recipe, reader, show: two.compare(
+        client, recipe, reader, options.seed, options.pairs, show).report())
+
+
+def sequence(options: argparse.Namespace) -> int:
+    from demo import frames
+
+    return _side_by_side(options, "sequence", frames.table, lambda client, recipe, reader, show: frames.compare(
         client, recipe, reader, options.seed, options.pairs, show).report())
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from PIL import Image, ImageDraw
 
 SIZE = 128  # pixels, both ways
+ACROSS = (-7, 7)  # pixels from the middle that the figure stands at
 
 NAMED = {
     "kind": ("pirate", "nurse", "wizard", "king", "chef", "farmer"),
@@ -125,7 +126,7 @@ def draw(character: Character, rng: random.Random) -> Image.Image:
     """The picture, RGB, ``SIZE`` square. ``rng`` moves the figure and shades it a little; the attributes stay."""
     scale = 4  # drawn larger and reduced, for smooth edges
     image = Image.new("RGB", (SIZE * scale, SIZE * scale), _shade(_SKY[character.sky], rng))
-    pen = _Pen(image, scale, 64 + rng.uniform(-7, 7), 42 + rng.uniform(-3, 3), rng.uniform(0.93, 1.06))
+    pen = _Pen(image, scale, 64 + rng.uniform(*ACROSS), 42 + rng.uniform(-3, 3), rng.uniform(0.93, 1.06))
     horizon = 104 + rng.uniform(-3, 3)
     pen.raw.rectangle((0, horizon * scale, SIZE * scale, SIZE * scale), fill=_shade(_GROUND[character.ground], rng))
     skin, shirt = _shade(_SKIN[character.skin], rng), _shade(_SHIRT[character.shirt], rng)

@@ -69,6 +69,9 @@ class Client(Protocol):
     def txt2img(self, payload: dict[str, Any]) -> Answer:
         """Raises :class:`RequestRefused`."""
 
+    def img2img(self, payload: dict[str, Any]) -> Answer:
+        """From ``init_images``. Raises :class:`RequestRefused`."""
+
 
 class LocalClient:
     """The playground, in this process. With ``extension=False`` the RefDrop script is never loaded."""
@@ -83,10 +86,16 @@ class LocalClient:
             raise RequestRefused(str(problem)) from problem
 
     def txt2img(self, payload: dict[str, Any]) -> Answer:
+        return self._made("txt2img", payload)
+
+    def img2img(self, payload: dict[str, Any]) -> Answer:
+        return self._made("img2img", payload)
+
+    def _made(self, tab: str, payload: dict[str, Any]) -> Answer:
         from lib_refdrop.playground import ApiError
         start = time.perf_counter()
         try:
-            answer = self._playground.txt2img(payload)
+            answer = getattr(self._playground, tab)(payload)
         except ApiError as error:
             raise RequestRefused(str(error)) from error
         return _answer(answer, time.perf_counter() - start)
@@ -114,7 +123,13 @@ class HttpClient:
         self._url, self._timeout = url.rstrip("/"), timeout
 
     def txt2img(self, payload: dict[str, Any]) -> Answer:
-        request = urllib.request.Request(self._url + "/sdapi/v1/txt2img", json.dumps(payload).encode(),
+        return self._made("txt2img", payload)
+
+    def img2img(self, payload: dict[str, Any]) -> Answer:
+        return self._made("img2img", payload)
+
+    def _made(self, tab: str, payload: dict[str, Any]) -> Answer:
+        request = urllib.request.Request(f"{self._url}/sdapi/v1/{tab}", json.dumps(payload).encode(),
                                          {"Content-Type": "application/json"})
         start = time.perf_counter()
         try:
