@@ -22,25 +22,26 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from .hosts.diffusers import Clock, attached, clock_of, encoded, is_flow, lineage_of, self_attentions
+from .hosts.diffusers import Clock, attached, clock_of, encoded, is_flow, lineage_of, prediction_of, self_attentions
 from .hosts.fingerprint import differ, fingerprint
 from .model.layer import HostCall
 from .model.rows import COND, UNCOND, Kind, Row, chunks
 from .model.schedule import SAME
 from .model.sites import SECTIONS, Lineage
-from .references.picture import CELL, digest, opened, pixels, size_for
+from .references.inversion import NOISING
+from .references.picture import CELL, opened, pixels, size_for
 from .references.plan import PRESETS, Plan, preset
 from .references.reference import Reference
 from .references.replay import Replays
 from .stores import Saved, Store, open_store
 from .techniques.reference.course import parse
 from .techniques.reference.guidance import Guidance
-from .techniques.reference.picturing import PictureRecording
+from .techniques.reference.inverting import RECORDINGS, picture_record
 from .techniques.reference.recording import Recording
 from .techniques.reference.strength import Strength
 from .techniques.sampling_pass import SamplingPass
 from .techniques.technique import Outcome, Technique
-from .words import RefDropError, ReferenceProblem, SettingsError, shortened
+from .words import RefDropError, ReferenceProblem, SettingsError, shortened, shown
 
 FOLDER = Path(__file__).resolve().parents[1] / "latents"  # where the web UI's extension keeps its references, too
 
@@ -99,9 +100,10 @@ def use(pipe: Any, reference: str | Reference | Mapping[str, float | Strength], 
 @contextmanager
 def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str | Path | Store = FOLDER,
            replace: bool = False, image: int = 0, picture: Image.Image | None = None,
-           picture_seed: int = 0) -> Iterator[Recorded]:
+           picture_seed: int = 0, picture_by: str = NOISING) -> Iterator[Recorded]:
     """The first picture that ``pipe`` draws inside the block becomes the reference ``name``; or ``picture`` does, a
-    given one, with that generation's prompt for its caption and ``picture_seed`` for the noise that is added to it.
+    given one, with that generation's prompt for its caption and ``picture_seed`` for the noise that is added to it;
+    or, with ``picture_by`` "Inversion", the noise that the model would have made it of.
 
     ``keep`` is a preset ("Exact", "Balanced", "Small", "Tiny") or a plan; ``image`` which picture of a batch. A name
     that is taken gets a number unless ``replace``; what it got is in the block's :class:`Recorded`, afterwards.
@@ -109,6 +111,8 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
     Raises :class:`~lib_refdrop.words.RefDropError` where it could not be saved; after another exception nothing is.
     """
     unet, left, problems = _unet(pipe), Recorded(), []
+    if picture_by not in RECORDINGS:
+        raise SettingsError(f"picture_by must be {' or '.join(RECORDINGS)}, not {shown(picture_by)}.")
     lineage = _lineage(pipe)
     plan, made = _plan(keep, lineage), _provenance(pipe)
     given = None if picture is None else opened(picture)
@@ -116,9 +120,9 @@ def record(pipe: Any, name: str, *, keep: str | Plan = "Balanced", folder: str |
     if given is None:
         recording = Recording(lineage, made, plan, writer, image)
     else:
-        made["picture"] = {"hash": digest(given), "seed": picture_seed}
-        recording = PictureRecording(lineage, made, plan, writer, image, partial(_encoded, pipe, given), picture_seed,
-                                     _spread(pipe))
+        made["picture"] = picture_record(given, picture_by, picture_seed)
+        recording = RECORDINGS[picture_by](lineage, made, plan, writer, image, partial(_encoded, pipe, given),
+                                           picture_seed, _spread(pipe))
     waiting = [recording]
 
     def techniques(sigma: float) -> list[Technique]:
@@ -146,7 +150,7 @@ def _passes(pipe: Any, unet: nn.Module, techniques: Callable[[float], list[Techn
     """A sampling pass for each generation of the pipeline while the block runs; ``hears_blocks`` is what their
     techniques say, ``notes`` are what there is to say of one that begins."""
     current = _Current(pipe, techniques, tell, outcomes, hears_blocks, notes)
-    with attached(unet, current, current.rows, _clock(pipe)):
+    with attached(unet, current, current.rows, _clock(pipe), prediction_of(pipe.scheduler)):
         yield
         current.finish()
 

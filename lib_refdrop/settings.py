@@ -13,6 +13,7 @@ from PIL import Image
 from . import controlnet_words, guides
 from .model.sites import SECTIONS
 from .references import names
+from .references.inversion import NOISING, WAYS
 from .references.picture import is_digest
 from .techniques.reference.course import EVERYTHING, PRESETS
 from .words import SettingsError, shown
@@ -132,6 +133,9 @@ class Settings:
                                       tier="advanced")
     kept_masks: str = _setting("", "Masks by number", "Filled in from a picture's parameters; masks above it count "
                                "before it.", tier="masks")
+    picture_by: str = _setting(NOISING, "Picture by", "Noising adds noise to the picture; Inversion asks the model "
+                               "which noise it would have come from, at one more model call a step.", choices=WAYS,
+                               infotext="RefDrop picture by", tier="picture")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:

@@ -21,7 +21,8 @@ from .measure import Words, adherence_matrix, agreement_matrix, bootstrap, mean_
 from .pairs import Order, Pair
 from .reader import Reader
 
-PLAIN, GENERATED, DRAWING = "plain", "generated", "drawing"
+PLAIN, GENERATED = "plain", "generated"
+DRAWINGS = {"drawing": "Noising", "inverted": "Inversion"}  # how a drawing is brought to noise
 
 
 @dataclass
@@ -33,25 +34,27 @@ class Drawn:
     targets: dict[str, list[Words]] = field(default_factory=dict)
 
     def report(self) -> dict:
-        """Agreement, adherence and gain by what guided, and the drawing's gain over the generated reference's."""
+        """Agreement, adherence and gain by what guided, and a drawing's gain over the generated reference's."""
         agreement = {name: agreement_matrix(self.references, words) for name, words in self.targets.items()}
         wanted = [pair.target.named for pair in self.pairs]
         found: dict = {name: {"agreement": mean_of_rows(matrix)._asdict(),
                               "adherence": mean_of_rows(adherence_matrix(wanted, self.targets[name]))._asdict()}
                        for name, matrix in agreement.items()}
         plain = agreement[PLAIN].mean(axis=1)
-        gains = {name: agreement[name].mean(axis=1) - plain for name in (GENERATED, DRAWING)}
+        gains = {name: agreement[name].mean(axis=1) - plain for name in (GENERATED, *DRAWINGS)}
         for name, gain in gains.items():
             found[name]["gain"] = mean_of_rows(gain[:, None])._asdict()
-        found[DRAWING]["of_generated"] = bootstrap(len(self.pairs), lambda rows: _ratio(
-            gains[DRAWING][rows].mean(), gains[GENERATED][rows].mean()))._asdict()
+        for name in DRAWINGS:
+            found[name]["of_generated"] = bootstrap(len(self.pairs), lambda rows, name=name: _ratio(
+                gains[name][rows].mean(), gains[GENERATED][rows].mean()))._asdict()
         return found
 
 
 def compare(client: Client, recipe: Recipe, reader: Reader, pairs: Sequence[Pair], c: float = 0.3,
             progress: Callable[[str], None] = print) -> Drawn:
-    """Draws every pair's target plain, guided by its generated reference, and by a drawing of the same description."""
-    made = Drawn(list(pairs), targets={name: [] for name in (PLAIN, GENERATED, DRAWING)})
+    """Draws every pair's target plain, guided by its generated reference, and by a drawing of the same description,
+    either way."""
+    made = Drawn(list(pairs), targets={name: [] for name in (PLAIN, GENERATED, *DRAWINGS)})
 
     def drawn(order: Order, **settings) -> Image.Image:
         asked = {"enabled": True, "store": "RAM", "reference": "compared", **settings} if settings else None
@@ -67,8 +70,10 @@ def compare(client: Client, recipe: Recipe, reader: Reader, pairs: Sequence[Pair
         made.targets[PLAIN].append(reader.read([drawn(pair.target)])[0])
         made.targets[GENERATED].append(guided(pair.target))
         who = Character(**pair.reference.named, **{name: seen[name] for name in UNNAMED})
-        drawn(pair.reference, mode="Save", replace=True, picture=as_text(draw(who, random.Random(pair.reference.seed))))
-        made.targets[DRAWING].append(guided(pair.target))
+        picture = as_text(draw(who, random.Random(pair.reference.seed)))
+        for name, way in DRAWINGS.items():
+            drawn(pair.reference, mode="Save", replace=True, picture=picture, picture_by=way)
+            made.targets[name].append(guided(pair.target))
     return made
 
 

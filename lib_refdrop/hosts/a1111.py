@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..model.rows import COND, UNCOND, Row
 from ..model.schedule import SigmaClock
 from ..model.sites import Block, Lineage, Site
+from ..references.inversion import EPS, V
 from ..techniques.reference.rfg import attention
 from ..techniques.sampling_pass import SamplingPass
 from ..words import RefDropError
@@ -135,7 +136,7 @@ class A1111Attachment:
         self._rows, self._own = 0, False
         if not self._inside:
             return
-        call = UNetCall(unet, args, kwargs)
+        call = UNetCall(unet, args, kwargs, prediction=_prediction(self._model))
         self._x = call.x
         if self.sampling_pass.replaying:
             self._rows = len(call.x)
@@ -216,6 +217,11 @@ def _replacement_unet() -> str | None:
     if current is None:
         return None
     return str(getattr(getattr(current, "option", None), "label", None) or type(current).__name__)
+
+
+def _prediction(model: Any) -> str:
+    found = getattr(model, "parameterization", "")
+    return found if found in (EPS, V) else ""
 
 
 def _upcasts() -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..model.rows import Row
 from ..model.schedule import FlowClock, SigmaClock
 from ..model.sites import Block, Lineage, Site, SiteShape
+from ..references.inversion import EPS, FLOW, V
 from ..techniques.sampling_pass import SamplingPass
 from .hooked_layer import HookedLayer
 from .hooks import block_hooks
@@ -56,6 +57,15 @@ def clock_of(scheduler: Any) -> Clock:
     if hasattr(scheduler, "precondition_noise"):  # EDM (Karras et al. 2022): a quarter of log sigma
         return lambda timestep: math.exp(4 * timestep)
     return SigmaClock(scheduler.alphas_cumprod)
+
+
+def prediction_of(scheduler: Any) -> str:
+    """What the output of a scheduler's model is: "eps", "v", "flow", or empty for something else."""
+    if is_flow(scheduler):
+        return FLOW
+    if hasattr(scheduler, "precondition_noise"):
+        return ""
+    return {"epsilon": EPS, "v_prediction": V}.get(scheduler.config.get("prediction_type", "epsilon"), "")
 
 
 class _Place(NamedTuple):
@@ -99,18 +109,18 @@ def outputs(unet: Any) -> dict[Block, nn.Module]:
 
 @contextmanager
 def attached(unet: nn.Module, sampling_pass: SamplingPass, rows: Callable[[int], Sequence[Row]],
-             clock: Clock | Tensor) -> Iterator[None]:
+             clock: Clock | Tensor, prediction: str = "") -> Iterator[None]:
     """Publishes to ``sampling_pass`` while the block runs; afterwards, or after an exception, the UNet is as it was.
 
     ``rows(batch)`` names each row of a UNet batch; ``clock`` gives the noise level of a timestep (:func:`clock_of`),
-    or is the ``alphas_cumprod`` of a scheduler.
+    or is the ``alphas_cumprod`` of a scheduler; ``prediction`` is that of :func:`prediction_of`.
     """
     level = SigmaClock(clock) if isinstance(clock, Tensor) else clock
 
     def before_call(module: nn.Module, args: tuple, kwargs: dict) -> None:
         if not _replaying.get():
             try:
-                call = _Call(unet, args, kwargs)
+                call = _Call(unet, args, kwargs, prediction)
                 sampling_pass.call(level(call.timestep), rows(call.sample.shape[0]), call)
             except Exception as error:  # not to end the pipeline's model call
                 sampling_pass.failed(error)
@@ -186,7 +196,9 @@ class DiffusersAdapter:
 
     def attach(self, p: Any, sampling_pass: SamplingPass) -> DiffusersAttachment:
         stack = ExitStack()
-        stack.enter_context(attached(p.sd_model.unet, sampling_pass, p.rows, clock_of(p.sd_model.scheduler)))
+        scheduler = p.sd_model.scheduler
+        stack.enter_context(attached(p.sd_model.unet, sampling_pass, p.rows, clock_of(scheduler),
+                                     prediction_of(scheduler)))
         return DiffusersAttachment(stack)
 
 
@@ -201,7 +213,8 @@ class DiffusersAttachment:
 class _Call:
     """A call of the UNet, as :class:`~lib_refdrop.model.layer.HostCall`."""
 
-    def __init__(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+    def __init__(self, unet: nn.Module, args: tuple, kwargs: dict, prediction: str) -> None:
+        self.prediction = prediction
         self._unet, given = unet, dict(zip(("sample", "timestep", "encoder_hidden_states"), args)) | kwargs
         self.sample, self._context = given["sample"], given["encoder_hidden_states"]
         self._added = given.get("added_cond_kwargs") or {}
@@ -214,15 +227,16 @@ class _Call:
         return {"x": self.sample[row], "t": torch.tensor([self.timestep]),
                 **{name: value[row] for name, value in conditioning.items()}}
 
-    def run(self, rows: Sequence[Mapping[str, Tensor]]) -> None:
+    def run(self, rows: Sequence[Mapping[str, Tensor]]) -> Tensor:
         batch = {name: torch.stack([row[name] for row in rows]).to(self.sample.device) for name in rows[0]}
         like = self.sample.dtype
         added = {name: batch[name].to(value.dtype) for name, value in self._added.items()}
         replaying = _replaying.set(True)
         try:
             with torch.no_grad():
-                self._unet(batch["x"].to(like), batch["t"].flatten(), encoder_hidden_states=batch["context"].to(like),
-                           added_cond_kwargs=added or None, return_dict=False)
+                return self._unet(batch["x"].to(like), batch["t"].flatten(),
+                                  encoder_hidden_states=batch["context"].to(like), added_cond_kwargs=added or None,
+                                  return_dict=False)[0]
         finally:
             _replaying.reset(replaying)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..model.rows import COND, UNCOND, Kind, chunks
 from ..model.sites import Block, Lineage, Site
+from ..references.inversion import EPS, FLOW, V
 from ..techniques.reference.rfg import attention
 from ..techniques.sampling_pass import SamplingPass
 from ..words import RefDropError
@@ -39,7 +40,7 @@ class ForgeAdapter:
 
     def lineage(self, p: Any) -> Lineage:
         model = _patcher(p).model
-        return lineage_of(model.diffusion_model, _is_flow(model))
+        return lineage_of(model.diffusion_model, prediction_of(model) == FLOW)
 
     def element_size(self, p: Any) -> int:
         model = _patcher(p).model
@@ -66,7 +67,7 @@ class ForgeAttachment:
         self._objects = objects = p.sd_model.forge_objects
         self._found = objects.unet
         unet = objects.unet.model.diffusion_model
-        layers, calls = self_attentions(unet), _Calls(sampling_pass)
+        layers, calls = self_attentions(unet), _Calls(sampling_pass, prediction_of(objects.unet.model))
         plain = _host_attention(next(iter(layers.values())))
         clone = objects.unet.clone()
         replacements = clone.model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn1", {})
@@ -107,8 +108,8 @@ class ForgeAttachment:
 class _Calls:
     """Which model call runs, and whether it is one of the sampler's step."""
 
-    def __init__(self, sampling_pass: SamplingPass) -> None:
-        self.sampling_pass, self.active = sampling_pass, True
+    def __init__(self, sampling_pass: SamplingPass, prediction: str) -> None:
+        self.sampling_pass, self.active, self._prediction = sampling_pass, True, prediction
         self.hidden: Tensor | None = None  # what the layer that runs makes its keys and values of
         self._step: Step | None = None
         self._told: Sequence[int] | None = None  # the host's list for the last call, and what its chunks are
@@ -134,7 +135,8 @@ class _Calls:
         if self._kinds is None:
             return
         # Given again in a replay: the host's options, but not ControlNet's signals, which the UNet uses up.
-        call = UNetCall(unet, args, {**kwargs, "transformer_options": dict(options)}, leave_out=("control",))
+        call = UNetCall(unet, args, {**kwargs, "transformer_options": dict(options)}, leave_out=("control",),
+                        prediction=self._prediction)
         images, batch = len(self._kinds) * self._step.images, len(call.x)
         whole = call.size == self._step.size and batch == images
         if whole and again:
@@ -294,12 +296,16 @@ def _host_attention(layer: nn.Module) -> Attend:
     return plain
 
 
-def _is_flow(model: Any) -> bool:
-    """Whether it is a model of rectified flow, whose sigma goes from 0 to 1: by how the host makes its
-    predictions."""
+def prediction_of(model: Any) -> str:
+    """What a model's output is, by how the host makes its predictions: "eps", "v", "flow" (a model of rectified flow,
+    whose sigma goes from 0 to 1), or empty for something else."""
     predictor = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
-    return (getattr(predictor, "prediction_type", None) == "const"
-            or any(kind.__name__ == "CONST" for kind in type(predictor).__mro__))
+    if (told := getattr(predictor, "prediction_type", None)) is not None:
+        return {"const": FLOW, "v_prediction": V, "epsilon": EPS, "eps": EPS}.get(told, "")
+    kinds = {kind.__name__ for kind in type(predictor).__mro__}
+    if kinds & {"EDM", "X0"}:  # which are made of those below
+        return ""
+    return next((found for name, found in (("CONST", FLOW), ("V_PREDICTION", V), ("EPS", EPS)) if name in kinds), "")
 
 
 def _patcher(p: Any) -> Any:

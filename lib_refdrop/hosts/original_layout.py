@@ -80,12 +80,15 @@ class UNetCall:
     """:class:`~lib_refdrop.model.layer.HostCall` of such a UNet, as a trajectory keeps it and a replay repeats it.
 
     They take the latent already scaled to the model, a timestep, ``context`` and, in SDXL, ``y``; what else a host
-    gives (its options, say) is given again in a replay, but for ``leave_out``.
+    gives (its options, say) is given again in a replay, but for ``leave_out``. ``prediction`` is what the
+    model's output is.
     """
 
-    def __init__(self, unet: nn.Module, args: tuple, kwargs: Mapping[str, Any], leave_out: Sequence[str] = ()) -> None:
+    def __init__(self, unet: nn.Module, args: tuple, kwargs: Mapping[str, Any], leave_out: Sequence[str] = (),
+                 prediction: str = "") -> None:
         given = dict(zip(("x", "timesteps", "context", "y"), args)) | dict(kwargs)
         self.x: Tensor = given.pop("x")
+        self.prediction = prediction
         self._steps: Tensor = given.pop("timesteps")
         self._conditioning = {name: given.pop(name) for name in ("context", "y") if given.get(name) is not None}
         self._unet = unet
@@ -101,12 +104,12 @@ class UNetCall:
         return {"x": _as_computed(self.x[row]), "t": steps[min(row, len(steps) - 1)].reshape(1),
                 **{name: _as_computed(value[row]) for name, value in self._conditioning.items()}}
 
-    def run(self, rows: Sequence[Mapping[str, Tensor]]) -> None:
+    def run(self, rows: Sequence[Mapping[str, Tensor]]) -> Tensor:
         batch = {name: torch.stack([row[name] for row in rows]).to(self.x.device) for name in rows[0]}
         conditioning = {name: batch[name].to(value.dtype) for name, value in self._conditioning.items()}
         with torch.no_grad():
-            self._unet(batch["x"].to(self.x.dtype), batch["t"].flatten().to(self._steps.dtype), **conditioning,
-                       **self._options(len(rows)))
+            return self._unet(batch["x"].to(self.x.dtype), batch["t"].flatten().to(self._steps.dtype), **conditioning,
+                              **self._options(len(rows)))
 
     def _options(self, rows: int) -> dict[str, Any]:
         """What else the host gave, with its words about the batch as they are true of another one, of prompt rows."""

@@ -46,12 +46,14 @@ class HostCall(Protocol):
     """A call of the model that is about to run, as its host makes it."""
 
     size: tuple[int, int]  # the latent's height and width
+    prediction: str  # what the model's output is: "eps", "v" or "flow"; empty where it is something else
 
     def inputs(self, row: int) -> dict[str, Tensor]:
         """What one batch row is called on: ``x`` ``[C, h, w]``, ``t`` and the conditioning by name, without batch."""
 
-    def run(self, rows: Sequence[Mapping[str, Tensor]]) -> None:
-        """Calls the model on other inputs instead, in the middle of this call; its layers tell the pass as ever."""
+    def run(self, rows: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """The model's output ``[rows, C, h, w]`` on other inputs instead, in the middle of this call or of a later one;
+        its layers tell the pass as ever."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,15 @@ class ModelCall:
     ``visits`` counts, for each kind of row, the earlier calls of this pass at the same level: samplers of second order
     come to one twice. ``host`` is None where nothing can be looked at but the layers. ``replay(inputs, listener,
     blocks)`` runs the model on other inputs, with ``listener`` told of its layers and ``blocks`` of its blocks'
-    outputs. A ``tiled`` call is on pieces of the picture: several of its rows may be of one image and kind.
+    outputs, and gives its output ``[1, C, h, w]``. A ``tiled`` call is on pieces of the picture: several of its rows
+    may be of one image and kind.
     """
 
     sigma: float
     rows: tuple[Row, ...]
     visits: Mapping[Kind, int] = field(default_factory=dict)
     host: HostCall | None = None
-    replay: Callable[[Mapping[str, Tensor], Listener, BlockListener], None] | None = None
+    replay: Callable[[Mapping[str, Tensor], Listener, BlockListener], Tensor] | None = None
     tiled: bool = False
 
     @property

@@ -120,10 +120,10 @@ class SamplingPass:
             raise
 
     def _replay(self, host: HostCall, inputs: Mapping[str, Tensor], listener: Listener,
-                blocks: BlockListener) -> None:
+                blocks: BlockListener) -> Tensor:
         self._listener = listener, blocks
         try:
-            host.run([inputs])
+            return host.run([inputs])
         finally:
             self._listener = None
 

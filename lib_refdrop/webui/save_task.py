@@ -9,18 +9,19 @@ from PIL import Image
 from torch import Tensor
 
 from ..hosts import Adapter
+from ..references.inversion import INVERSION
 from ..references.picture import digest, opened, pixels
-from ..techniques.reference.picturing import PictureRecording
+from ..techniques.reference.inverting import RECORDINGS, InvertedRecording, picture_record
 from ..techniques.reference.recording import Recording
 from ..techniques.technique import Outcome, Technique
-from ..words import said
-from .messages import logger, tell
+from ..words import Interrupted, SettingsError, said
+from .messages import interrupted, logger, tell
 from .parameters import write
 from .plans import Forecast, picture_size, plan_for
 from .provenance import default_name, provenance
 from .shelf import Last
-from .steps import hires_size
-from .task import NO_PASS, Job, Pass, Task, known_levels
+from .steps import hires_size, keeps_to_schedule
+from .task import NO_PASS, Job, Pass, Task, known_levels, sampler_of
 
 
 class SaveTask(Task):
@@ -40,6 +41,11 @@ class SaveTask(Task):
             self._picture = opened(self.job.settings.picture)
 
     def check(self) -> None:
+        if self._picture and self.job.settings.picture_by == INVERSION:
+            for name in ("base", "hires") if self.job.has_hires else ("base",):
+                if not keeps_to_schedule(sampler := sampler_of(self.job.p, name)):
+                    raise SettingsError(f"To invert a picture the noise levels have to be known in advance, and those "
+                                        f"of {sampler} are not; choose another sampler, or Noising.")
         adapter, _, _ = self.job.model()
         found = self._plan(adapter)
         # short: the host writes percent and time behind it
@@ -58,9 +64,11 @@ class SaveTask(Task):
             found = self._plan(sampling.adapter)
             writer = self.job.shelf.store(settings.store).writer(name, settings.replace, found.expected, found.limit)
             if self._picture:
-                made["picture"] = {"hash": digest(self._picture), "seed": settings.picture_seed}
-                self._recording = PictureRecording(sampling.lineage, made, found.plan, writer, 0,
-                                                   lambda size: self._latent, settings.picture_seed)
+                made["picture"] = picture_record(self._picture, settings.picture_by, settings.picture_seed)
+                self._recording = RECORDINGS[settings.picture_by](sampling.lineage, made, found.plan, writer, 0,
+                                                                  lambda size: self._latent, settings.picture_seed)
+                if isinstance(self._recording, InvertedRecording):
+                    self._recording.progress = self._inverts  # type: ignore[method-assign]
             else:
                 self._recording = Recording(sampling.lineage, made, found.plan, writer)
         if self._picture:  # now: while the model is called there may be no room for the VAE
@@ -104,6 +112,14 @@ class SaveTask(Task):
     def _plan(self, adapter: Adapter) -> Forecast:
         return plan_for(self.job.p, self.job.settings, adapter, self.job.host.opts,
                         self._picture.size if self._picture else None)
+
+    def _inverts(self, done: int, total: int) -> None:
+        """Shows how far an inversion is. Raises :class:`Interrupted` when the user does."""
+        state = self.job.host.state
+        stopped = interrupted(self.job.host)
+        state.textinfo = f"Inversion {done} of {total}" if done < total and not stopped else None
+        if stopped:
+            raise Interrupted("The generation was interrupted, so no reference was saved.")
 
     def _encoded(self, picture: Image.Image, sampling: Pass) -> Tensor:
         """The picture's latent at the size that suits this pass."""

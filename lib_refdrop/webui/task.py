@@ -87,5 +87,10 @@ class Task:
 
 def known_levels(p: Any, sampling: Pass) -> Sequence[float] | None:
     """The noise levels of a pass, where its sampler keeps to those that the host knows in advance."""
-    sampler = getattr(p, "hr_sampler_name", None) if sampling.name == "hires" else None
-    return sampling.sigmas if keeps_to_schedule(str(sampler or p.sampler_name)) else None
+    return sampling.sigmas if keeps_to_schedule(sampler_of(p, sampling.name)) else None
+
+
+def sampler_of(p: Any, pass_name: str) -> str:
+    """The name of a pass's sampler."""
+    given = getattr(p, "hr_sampler_name", None) if pass_name == "hires" else None
+    return str(given or p.sampler_name)

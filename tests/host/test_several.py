@@ -80,6 +80,22 @@ def test_a_given_picture_becomes_a_reference(webui: WebUI, without: dict[str, Ma
     assert guided.problem is None and guided.hashes != without["euler"].hashes
 
 
+def test_a_given_picture_by_inversion(webui: WebUI, without: dict[str, Made]) -> None:
+    picture = Image.fromarray(np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))).convert("RGB")
+    settings = {"mode": "Save", "keep": "Tiny", "picture": encoded(picture)}
+    saved = webui.draw({**settings, "reference": "inverted", "picture_by": "Inversion"}, **TARGET)
+    assert saved.problem is None and saved.hashes == without["euler"].hashes
+    webui.draw({**settings, "reference": "noised"}, **TARGET)
+    guided = webui.use("inverted", 0.5)
+    assert guided.problem is None and guided.hashes not in (without["euler"].hashes, webui.use("noised", 0.5).hashes)
+
+
+def test_token_dropout_follows_the_seed(webui: WebUI) -> None:
+    made = webui.use("hero", settings={"dropout": 0.5})
+    assert made.problem is None and made.hashes == webui.use("hero", settings={"dropout": 0.5}).hashes
+    assert made.hashes != webui.use("hero").hashes
+
+
 def test_reference_only_and_style_fidelity(webui: WebUI, without: dict[str, Made],
                                            reads_infotext: None) -> None:  # noqa: F811
     joined = {"blend": "Concatenate", "weight": 2.0}

@@ -173,7 +173,8 @@ def test_its_size_is_known_before(studio, save, settings, sampler, caplog) -> No
 @pytest.mark.parametrize("settings, word", [
     ({"picture": "no picture"}, "as base64 text"), ({"picture": base64.b64encode(b"GIF8 nothing").decode()}, "be read"),
     ({"picture": 3}, "base64 text"), ({"picture": text_of(Image.new("RGB", (9, 900)))}, "too slender"),
-    ({"mode": "Use"}, "can be saved, not used"), ({"picture_seed": "x"}, "whole number")])
+    ({"mode": "Use"}, "can be saved, not used"), ({"picture_seed": "x"}, "whole number"),
+    ({"picture_by": "magic"}, "must be Noising or Inversion")])
 def test_a_bad_picture_is_one_sentence_and_nothing_is_lost(studio, save, drawing, settings, word) -> None:
     save(payload=SMALL)
     before = (studio.playground.refdrop_dir / "hero.safetensors").read_bytes()
@@ -203,3 +204,54 @@ def test_off_and_in_a_save_without_one_it_means_nothing(studio, save, drawing) -
     one, other = (kept(studio, name) for name in ("plain", "none"))
     assert "picture" not in one.manifest and "picture" not in other.manifest
     assert all(torch.equal(one.features[name], other.features[name]) for name in one.features)
+
+
+def back_down(studio, hero, image: Image.Image) -> float:
+    """How far from the picture's latent Euler's method ends that begins at the noisiest latent kept, with the prompt
+    alone; by the model's own calls."""
+    unet, calls = studio.playground.model.pipeline.unet, hero.passes["base"].calls
+    x = hero.inputs("base", 0, NAMED[0])["x"] * (1 + calls[0].sigma**2) ** 0.5
+    for index, (sigma, _) in enumerate(calls):
+        given = hero.inputs("base", index, NAMED[0])
+        with torch.no_grad():
+            v = unet(x[None] / (1 + sigma**2) ** 0.5, given["t"], given["context"][None])[0][0]
+        below = calls[index + 1].sigma if index + 1 < len(calls) else 0.0
+        noise = (sigma * x + (1 + sigma**2) ** 0.5 * v) / (1 + sigma**2)
+        x = x + (below - sigma) * noise
+    return float((x - latent_of(studio, image)).square().mean() ** 0.5)
+
+
+def test_an_inversion_leads_from_noise_to_the_picture_itself(studio, save, drawing) -> None:
+    """Noise that is only added leads elsewhere."""
+    payload = {"steps": 12, "prompt": "a wizard arms up on snow"}
+    assert studio.playground.model.pipeline.scheduler.config.prediction_type == "v_prediction"
+    plain = studio.draw(**payload)
+    save(keep="Tiny", payload=payload)
+    added = back_down(studio, kept(studio), drawing)
+    made = save("by model", keep="Tiny", payload=payload, picture_by="Inversion")
+    assert np.array_equal(made.pictures[0], plain.pictures[0])
+    assert "RefDrop picture by: Inversion" in made.parameters[0]
+    hero = kept(studio, "by model")
+    assert hero.manifest["picture"]["by"] == "Inversion" and len(hero.passes["base"].calls) == 12
+    assert back_down(studio, hero, drawing) < added / 2
+
+
+@pytest.mark.parametrize("payload, kinds, calls", [
+    ({"sampler_name": "Heun"}, 2, 4), ({"sampler_name": "DPM++ SDE"}, 2, 7), ({"cfg_scale": 1}, 1, 4),
+    ({"prompt": "a pirate AND a wizard", "batch_size": 2}, 3, 4)], ids=str)
+def test_an_inversion_keeps_what_noising_does(studio, save, payload, kinds, calls) -> None:
+    payload = {**SMALL, **payload}
+    save(payload=payload, keep="Exact", picture_by="Inversion")
+    hero = kept(studio)
+    assert len(hero.passes["base"].kept) == kinds
+    assert {len(found) for found in hero.passes["base"].kept.values()} == {calls} == {len(hero.passes["base"].levels)}
+    save("again", payload=payload, keep="Tiny", picture_by="Inversion")
+    features, trajectory = (studio.draw({"reference": name}, seed=8, **payload) for name in ("hero", "again"))
+    assert furthest(features.pictures[0], trajectory.pictures[0]) <= 2 and "throughout" in features.comments
+
+
+def test_an_inversion_that_cannot_be_is_a_sentence(studio, drawing) -> None:
+    settings = {"mode": "Save", "picture": text_of(drawing), "picture_by": "Inversion"}
+    problem = studio.refusal(settings, sampler_name="DPM adaptive", **SMALL)
+    assert "those of DPM adaptive are not; choose another sampler" in str(problem) and "\n" not in str(problem)
+    assert not list(studio.playground.refdrop_dir.glob("*.safetensors"))

@@ -311,6 +311,33 @@ def test_a_given_picture_in_flow_in_edm_and_for_inpainting(pipe, tmp_path) -> No
     assert set(x[4].unique().tolist()) == {0.0, 1.0}  # the mask
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "flow_prediction"])
+def test_a_given_picture_is_inverted_as_its_model_predicts(pipe, tmp_path, prediction) -> None:
+    """The step up from the picture, by the model's own call on it at the quietest level."""
+    pipe.scheduler = UniPCMultistepScheduler(prediction_type=prediction, use_flow_sigmas="flow" in prediction)
+    with refdrop.record(pipe, "hero", keep="Tiny", folder=tmp_path, picture=PICTURE, picture_by="Inversion"):
+        drawn = draw(pipe)
+    assert torch.equal(drawn, draw(pipe))
+    hero, latent = DiskStore(tmp_path).load("hero"), _encoded(pipe, PICTURE, (8, 8))
+    sigma, given = hero.passes["base"].calls[3].sigma, hero.inputs("base", 3, Kind("cond"))
+    scale = 1.0 if "flow" in prediction else (1 + sigma**2) ** 0.5
+    with torch.no_grad():
+        slope = pipe.unet(latent[None] / scale, given["t"], given["context"][None])[0][0]
+    assert torch.allclose(given["x"] * scale, latent + sigma * slope, atol=1e-3)
+    assert sigma < 0.5 * hero.passes["base"].calls[0].sigma
+
+
+def test_what_cannot_be_inverted_is_one_sentence(pipe, tmp_path) -> None:
+    with pytest.raises(SettingsError, match="Noising or Inversion"):
+        with refdrop.record(pipe, "hero", folder=tmp_path, picture=PICTURE, picture_by="magic"):
+            pass
+    pipe.scheduler = EDMEulerScheduler(sigma_min=0.05, sigma_max=14.0, sigma_data=0.5)
+    with pytest.raises(ReferenceProblem, match="cannot be inverted; choose Noising"):
+        with refdrop.record(pipe, "hero", folder=tmp_path, picture=PICTURE, picture_by="Inversion"):
+            draw(pipe)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_a_picture_that_cannot_be_read_is_one_sentence_and_leaves_nothing(pipe, tmp_path) -> None:
     with pytest.raises(SettingsError, match="no pixels"):
         with refdrop.record(pipe, "hero", folder=tmp_path, picture=Image.new("RGB", (0, 4))):

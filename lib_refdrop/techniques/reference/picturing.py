@@ -32,31 +32,51 @@ class PictureRecording(Recording):
                  encode: Callable[[tuple[int, int]], Tensor], seed: int = 0, spread: float = 1.0) -> None:
         super().__init__(lineage, provenance, plan, writer, image)
         self._encode, self._seed, self._spread = encode, seed, spread
-        self._latent = self._noise = torch.empty(0)
+        self.latent = self._noise = torch.empty(0)
 
     def begin_pass(self, name: str, sigmas: Sequence[float] | None = None) -> None:
         super().begin_pass(name, sigmas)
-        self._latent = self._noise = torch.empty(0)
+        self.latent = self._noise = torch.empty(0)
 
     def call(self, call: ModelCall) -> None:
+        self.check(call)
+        if not self.latent.numel() and not call.tiled:
+            self.look_at_picture(call)
+        self.take(self.at_first_visits(call))
+
+    def check(self, call: ModelCall) -> None:
+        """Raises :class:`ReferenceProblem` where the model cannot be called on anything but what it is called on."""
         if call.host is None or call.replay is None:
             raise ReferenceProblem("The model cannot be shown a picture here, so no reference of it can be saved.")
-        if not self._latent.numel() and not call.tiled:
-            self._latent = _sound(self._encode(call.size))
-            self._noise = seeded_noise(tuple(self._latent.shape), self._seed)
-        # At a level the picture looks the same however often a sampler comes back to it.
-        super().call(replace(call, visits={kind: visit for kind, visit in call.visits.items() if visit == 0}))
-        if self._now or self._latent.numel():
-            self._size = self._pictures[self._pass] = self._latent.shape[-2], self._latent.shape[-1]
+
+    def at_first_visits(self, call: ModelCall) -> ModelCall:
+        """Without the rows that have been at this level: the picture looks the same however often a sampler comes back
+        to it."""
+        return replace(call, visits={kind: visit for kind, visit in call.visits.items() if visit == 0})
+
+    def look_at_picture(self, call: ModelCall) -> None:
+        """Encodes it at the size that suits a call."""
+        self.latent = _sound(self._encode(call.size))
+        self._noise = seeded_noise(tuple(self.latent.shape), self._seed)
+
+    def latent_at(self, sigma: float) -> Tensor:
+        """What the model is called on at a level, in its own scale."""
+        return noised(self.latent, self._noise, sigma, self.lineage.flow, self._spread)
+
+    def take(self, call: ModelCall) -> None:
+        """Keeps what is wanted of a call, as if it had been on the picture."""
+        super().call(call)
+        if self._now or self.latent.numel():
+            self._size = self._pictures[self._pass] = self.latent.shape[-2], self.latent.shape[-1]
         for kind, (row, index) in list(self._now.items()):
+            assert call.replay
             call.replay(self._inputs(call, row), partial(self._hears, index, kind),
                         partial(self._hears_block, index, kind))
         self._now = {}
 
     def _inputs(self, call: ModelCall, row: int) -> dict[str, Tensor]:
         found = super()._inputs(call, row)
-        return {**found, "x": _put_in(noised(self._latent, self._noise, call.sigma, self.lineage.flow, self._spread),
-                                      found["x"])}
+        return {**found, "x": put_in(self.latent_at(call.sigma), found["x"])}
 
     def _hears(self, call: int, kind: Kind, site: Site, layer: SiteInput) -> None:
         if kind in self._now:  # its level may just have been given up
@@ -67,7 +87,7 @@ class PictureRecording(Recording):
             self.keep_block(call, block, kind, output[0])
 
 
-def _put_in(latent: Tensor, x: Tensor) -> Tensor:
+def put_in(latent: Tensor, x: Tensor) -> Tensor:
     """``latent`` ``[C, h, w]`` in the place of that in ``x``, which may have channels of other things behind (a mask
     and what is kept, of models for inpainting): on the CPU, as a part of a trajectory."""
     others = x[len(latent):].detach().float().cpu()
