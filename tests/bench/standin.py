@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from lib_refdrop.hosts.diffusers import lineage_of, self_attentions
+from lib_refdrop.hosts.diffusers import lineage_of, outputs, self_attentions
 from lib_refdrop.references.sizes import tokens
 
 from .models import Model, fill
@@ -43,10 +43,16 @@ def _stand_in(model: Model, compute: bool) -> UNet2DConditionModel:
             layer.processor = lambda layer, hidden_states, *args, **kwargs: hidden_states
     states = _States(max(batch * count * width for batch, count, width in shapes.values()), model.dtype)
 
+    ends = outputs(unet)
+    for module in ends.values():
+        module.forward = lambda given: given
+
     def forward(self, sample: Tensor, timestep, encoder_hidden_states: Tensor, added_cond_kwargs=None,
                 return_dict: bool = False) -> tuple[Tensor]:
         for site, layer in layers.items():
             layer(states.next(shapes[site]))
+        for block, module in ends.items():
+            module(states.next((len(model.rows), lineage.blocks[block], 1, 1)))  # of which statistics are kept only
         return (sample,)
 
     unet.forward = types.MethodType(forward, unet)
