@@ -11,6 +11,7 @@ from lib_refdrop.references.replay import Replays
 from lib_refdrop.stores import DiskStore
 from lib_refdrop.techniques.reference.guidance import Guidance
 from lib_refdrop.techniques.sampling_pass import SamplingPass
+from lib_refdrop.techniques.technique import Technique
 from lib_refdrop.words import Interrupted, ReferenceProblem, StoreProblem
 
 from ..fuzz.files import SmallModel
@@ -243,10 +244,7 @@ def test_files_of_one_name_do_not_share_a_replay(model, tmp_path):
 
 def test_the_first_problem_of_a_pass_is_the_one_that_is_told(model):
     """A damaged reference makes the host stop; that its pictures were then interrupted is no news."""
-    class Damaged(Guidance):
-        def __init__(self):
-            pass
-
+    class Damaged(Technique):
         def call(self, call):
             raise ReferenceProblem("Reference 'hero' is damaged.")
 
