@@ -113,9 +113,9 @@ def test_several_references_and_a_part_of_the_layers_and_of_the_schedule(pipe, t
     assert (outcome.acted, outcome.calls) == (2, 4) and not torch.equal(half, alone)
 
 
-@pytest.mark.parametrize("keep", ["Balanced", "Tiny"])
-def test_adain_acts_on_the_pipelines_blocks(pipe, tmp_path, keep) -> None:
-    with refdrop.record(pipe, "hero", folder=tmp_path, keep=keep):
+@pytest.mark.parametrize("keep, given", [("Balanced", None), ("Tiny", None), ("Balanced", PICTURE)])
+def test_adain_acts_on_the_pipelines_blocks(pipe, tmp_path, keep, given) -> None:
+    with refdrop.record(pipe, "hero", folder=tmp_path, keep=keep, picture=given):
         draw(pipe, seed=4)
     before, plain = state_of(pipe.unet), draw(pipe, prompt="a nurse", seed=9)
     with refdrop.use(pipe, "hero", Strength(0.0, adain=1.0), folder=tmp_path) as used:
