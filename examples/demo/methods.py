@@ -31,6 +31,8 @@ METHODS: dict[str, Method] = {
     "RFG": over(rfg=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
     "RFG free layout": over(rfg=(0.3, 0.6), layers="Free layout"),
     "RFG style only": over(rfg=(0.3, 0.6), layers="Style only"),
+    "RFG late": over(rfg=(0.3, 0.6), layers="0.2-1"),
+    "RFG dropout": over(rfg=(0.3, 0.6), dropout=0.5),
     "RFG fine": over(rfg=(0.3, 0.6), style_fidelity=1.0),
     "Concatenate": over(weight=(0.5, 1, 2), blend="Concatenate"),
     "Concatenate balanced": over(weight=(0.5, 1, 2), blend="Concatenate", style_fidelity=0.5),

@@ -1,6 +1,11 @@
 """Stopping a generation half-way."""
 
 import numpy as np
+from demo.pictures import as_text
+from PIL import Image
+
+from lib_refdrop.references import inversion
+from lib_refdrop.techniques.reference import inverting
 
 
 def interrupted(studio, settings, after=2, **payload):
@@ -20,6 +25,21 @@ def test_an_interrupted_save_keeps_nothing_and_says_so(studio):
     made = interrupted(studio, {"mode": "Save", "reference": "hero"})
     assert "interrupted" in " ".join(made.comments)
     assert not (studio.playground.refdrop_dir / "hero.safetensors").exists()
+
+
+def test_an_inversion_can_be_interrupted(studio, monkeypatch):
+    def begins(*given):
+        studio.playground.interrupt()
+        return inversion.inverted(*given)
+
+    monkeypatch.setattr(inverting, "inverted", begins)
+    picture = as_text(Image.new("RGB", (64, 64), "red"))
+    made = interrupted(studio, {"mode": "Save", "reference": "hero", "picture": picture, "picture_by": "Inversion"},
+                       after=9, steps=3, width=64, height=64)
+    assert "interrupted, so no reference was saved" in " ".join(made.comments)
+    assert not (studio.playground.refdrop_dir / "hero.safetensors").exists()
+    unet = studio.playground.model.pipeline.unet
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
 
 
 def test_after_an_interrupt_the_model_is_as_it_was(studio):
