@@ -26,6 +26,10 @@ lets two references guide at once, like both and like one but unlike the other, 
     python examples/evaluate.py --sequence --seed 7 --pairs 32 --steps 8 --out DIR
 
 draws the frames of a walk again, and stories, plain and as sequences: flicker and likeness in DIR/sequence.json.
+
+    python examples/evaluate.py --words --seed 7 --pairs 32 --steps 8 --out DIR
+
+holds masks by the figure's word against the figures, and guides within them on either side: DIR/words.json.
 """
 
 from __future__ import annotations
@@ -90,6 +94,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="compare a drawing as the reference with a generated one of the same description")
     parser.add_argument("--several", action="store_true", help="compare two references at once with either alone")
     parser.add_argument("--sequence", action="store_true", help="measure the flicker of frames, and stories")
+    parser.add_argument("--words", action="store_true", help="masks by a word: what they cover, and what they leave")
     options = parser.parse_args(arguments)
     if options.size % 8 or options.size < 64:
         parser.error("--size is a multiple of 8, from 64 on")
@@ -100,10 +105,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.ablate is not None and options.open:
         parser.error("--open is of the evaluation and of --methods, not of --ablate")
     others = options.ablate is not None or options.methods is not None or options.open
-    own = options.pictures + options.several + options.sequence
+    own = options.pictures + options.several + options.sequence + options.words
     if own > 1 or (own and others):
-        parser.error("--pictures, --several and --sequence are measurements of their own; ask for one of them, without "
-                     "--ablate, --methods and --open")
+        parser.error("--pictures, --several, --sequence and --words are measurements of their own; ask for one of "
+                     "them, without --ablate, --methods and --open")
+    if options.words and options.url:
+        parser.error("--words looks into references, which a web UI at --url does not show")
     return options
 
 
@@ -122,6 +129,8 @@ def main(arguments: list[str]) -> int:
                 return several(options)
             if options.sequence:
                 return sequence(options)
+            if options.words:
+                return words(options)
             return evaluate(options) if options.ablate is None else ablate(options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
@@ -151,6 +160,13 @@ def sequence(options: argparse.Namespace) -> int:
 
     return _side_by_side(options, "sequence", frames.table, lambda client, recipe, reader, show: frames.compare(
         client, recipe, reader, options.seed, options.pairs, show).report())
+
+
+def words(options: argparse.Namespace) -> int:
+    from demo import words as by_word
+
+    return _side_by_side(options, "words", by_word.table, lambda client, recipe, reader, show: by_word.compare(
+        client, recipe, reader, options.seed, options.pairs, progress=show).report())
 
 
 def _side_by_side(options: argparse.Namespace, name: str, table: Callable, measure: Callable) -> int:

@@ -21,6 +21,7 @@ from .references.picture import is_digest
 from .techniques.reference.course import EVERYTHING, Window, parse
 from .techniques.reference.masks import Mask
 from .techniques.reference.strength import Strength
+from .techniques.reference.word_masks import words_of
 from .words import MINUS, SettingsError, shown
 
 MOST = 8  # references at once
@@ -36,7 +37,8 @@ class Guide:
     """One reference: its name in a store ("Disk", "RAM"; empty name: the newest there), its coefficient c, the part of
     the schedule in which it acts, the expression of its layers, and two masks (images or base64 text of one; empty:
     everywhere): where in the new picture it acts, and which part of the reference is looked at. With ``blend``
-    "Concatenate" the weight counts, not c."""
+    "Concatenate" the weight counts, not c. With ``mask_word`` it acts where that word of the prompt is drawn; with
+    ``marked_only`` what a reference was saved with a word for is all that is looked at."""
 
     name: str = ""
     rfg: float = 0.3
@@ -52,6 +54,8 @@ class Guide:
     dropout: float = 0.0
     adain: float = 0.0
     adain_attention: float = 0.0
+    mask_word: str = ""
+    marked_only: bool = True
 
     def strength(self, sections: tuple[str, ...] = SECTIONS) -> Strength:
         """Raises :class:`SettingsError` for an expression with a mistake, or a mask that is none."""
@@ -59,13 +63,14 @@ class Guide:
             (self.mask, "The mask"), (self.reference_mask, "The reference's mask")))
         return Strength(self.rfg, sections, parse(self.layers), Window(self.start, self.until), mask, looks_at,
                         self.weight if self.blend == CONCATENATE else None, self.style_fidelity, self.dropout,
-                        self.adain, self.adain_attention)
+                        self.adain, self.adain_attention, marked_only=self.marked_only)
 
     def __str__(self) -> str:
         """As people are told of it: 'hero' at 0.3."""
         where = [self.layers] if self.layers.strip().lower() not in ("", EVERYTHING.lower()) else []
         if (self.start, self.until) != (0, 1):
             where.append(f"from {self.start:.0%} to {self.until:.0%} of the schedule")
+        where += [f"where {self.mask_word!r} is"] if words_of(self.mask_word) else []
         where += ["within a mask"] if self.mask != "" else []
         where += ["a part of it"] if self.reference_mask != "" else []
         where += [f"style fidelity {self.style_fidelity:g}"] if self.style_fidelity else []
@@ -77,7 +82,8 @@ class Guide:
 
 
 _LIST = ("[", "{")  # how JSON begins
-_ALIKE = ("blend", "weight", "style_fidelity", "dropout", "adain", "adain_attention")  # in lists as everywhere
+# Called in lists as everywhere.
+_ALIKE = ("blend", "weight", "style_fidelity", "dropout", "adain", "adain_attention", "mask_word", "marked_only")
 _KEYS = {"name": "name", "reference": "name", "rfg": "rfg", "strength": "rfg", "from": "start", "until": "until",
          "layers": "layers", "store": "store", "mask": "mask", "reference_mask": "reference_mask",
          **{name: name for name in _ALIKE}}
@@ -194,8 +200,11 @@ def _guide(entry: Any, place: int, usual: Guide) -> Guide:
     for name in MASKS:
         if not isinstance(found.get(name, ""), (str, Image.Image)):
             raise SettingsError(f"{which}: {name} must be an image as base64 text, not {shown(found[name])}.")
-    if not isinstance(found.get("layers", ""), str):
-        raise SettingsError(f"{which}: layers must be text, not {shown(found['layers'])}.")
+    for name in ("layers", "mask_word"):
+        if not isinstance(found.get(name, ""), str):
+            raise SettingsError(f"{which}: {name} must be text, not {shown(found[name])}.")
+    if "marked_only" in found:
+        found["marked_only"] = truth(found["marked_only"], f"{which}: marked_only")
     return checked(replace(usual, **found), which)
 
 
@@ -206,6 +215,15 @@ def checked(guide: Guide, which: str) -> Guide:
                             "part of it; let from be less than until.")
     parse(guide.layers)
     return guide
+
+
+def truth(value: Any, what: str) -> bool:
+    """Whether it is true or false, of ``what`` people know it by. Raises :class:`SettingsError` for anything else."""
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise SettingsError(f"{what} must be true or false, not {shown(value)}.")
 
 
 def whole_number(value: Any, what: str, least: int, most: int) -> int:

@@ -136,6 +136,14 @@ class Settings:
     picture_by: str = _setting(NOISING, "Picture by", "Noising adds noise to the picture; Inversion asks the model "
                                "which noise it would have come from, at one more model call a step.", choices=WAYS,
                                infotext="RefDrop picture by", tier="picture")
+    mask_word: str = _setting("", "Mask by a word", "Use: references act where this word of the prompt is drawn, as "
+                              "earlier steps show it; several words act where any of them is.",
+                              infotext="RefDrop mask word", tier="words")
+    reference_mask_word: str = _setting("", "Mark by a word", "Save, and in a sequence: the reference remembers where "
+                                        "this word of its prompt is drawn.", infotext="RefDrop reference mask word",
+                                        tier="words")
+    marked_only: bool = _setting(True, "Only what was marked", "Use: of a reference that was saved with a word nothing "
+                                 "else is looked at.", infotext="RefDrop marked only", tier="words")
 
     @classmethod
     def controls(cls) -> list[tuple[str, Any, Control]]:
@@ -154,7 +162,7 @@ class Settings:
             unknown = sorted(map(str, set(named) - {setting.name for setting in fields(cls)}))
             if unknown:
                 known = ", ".join(setting.name for setting in fields(cls))
-                raise SettingsError(f"RefDrop has no setting named {shown(unknown[0])}; it has: {known}; of "
+                raise SettingsError(f"RefDrop has no setting named {shown(unknown[0], 40)}; it has: {known}; of "
                                     f"ControlNet's it understands {', '.join(controlnet_words.WORDS)}.")
         else:
             named = {setting.name: value for setting, value in zip(fields(cls), args)}
@@ -200,7 +208,8 @@ class Settings:
         """The guide of the scalar settings. Raises :class:`SettingsError`."""
         return guides.checked(guides.Guide(self.reference, self.rfg, self.use_from, self.use_until, self.layers,
                                            self.store, self.mask, self.reference_mask, self.blend, self.weight,
-                                           self.style_fidelity, self.dropout, self.adain, self.adain_attention),
+                                           self.style_fidelity, self.dropout, self.adain, self.adain_attention,
+                                           self.mask_word, self.marked_only),
                               "Guidance")
 
     def guided_by(self) -> list[guides.Guide]:
@@ -224,6 +233,7 @@ class Settings:
                        layers=main.layers, store=main.store, blend=main.blend, weight=main.weight,
                        style_fidelity=main.style_fidelity, dropout=main.dropout, adain=main.adain,
                        adain_attention=main.adain_attention, mask=main.mask, reference_mask=main.reference_mask,
+                       mask_word=main.mask_word, marked_only=main.marked_only,
                        references=guides.written(used[1:], main))
 
     def _checked_name(self) -> str:
@@ -289,11 +299,7 @@ def _as_text(value: Any) -> str:
 def check_value(value: Any, default: Any, control: Control) -> Any:
     """A setting's value in its own type. Raises :class:`SettingsError` for one that cannot be used."""
     if isinstance(default, bool):
-        if isinstance(value, (bool, int)) and value in (0, 1):
-            return bool(value)
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise SettingsError(f"{control.label} must be true or false, not {shown(value)}.")
+        return guides.truth(value, control.label)
     if isinstance(default, float):
         return guides.number(value, control.label, control.minimum, control.maximum)
     if isinstance(default, int):

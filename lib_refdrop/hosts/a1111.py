@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..model.layer import PromptInput
 from ..model.rows import COND, UNCOND, Row
 from ..model.schedule import SigmaClock
 from ..model.sites import Block, Lineage, Site
@@ -22,6 +23,7 @@ from ..techniques.reference.rfg import attention
 from ..techniques.sampling_pass import SamplingPass
 from ..words import RefDropError
 from .hooked_layer import HookedLayer
+from .hooked_prompt import cross_attentions, hooked_prompts
 from .hooks import BATCH_CHANGED, SWAPPED, TILED, block_hooks, guarded, on_loaded, remove_all
 from .original_layout import UNetCall, lineage_of, outputs, self_attentions
 from .schedules import noise_levels
@@ -98,6 +100,8 @@ class A1111Attachment:
             handles += HookedLayer(layer, _with(at, site), "x", "context", _attend).handles
         if sampling_pass.hears_blocks:
             handles += block_hooks(outputs(unet), guarded(mine, "block", lambda block, output: output))
+        handles += hooked_prompts(cross_attentions(self_attentions(unet), unet), sampling_pass.cross_sites,
+                                  guarded(mine, "sees_prompt"))
 
     def detach(self) -> None:
         self._remove()
@@ -183,6 +187,11 @@ class A1111Attachment:
         if not self._rows or not self._own or len(output) != self._rows:
             return output
         return self.sampling_pass.block(block, output)
+
+    def sees_prompt(self, site: Site, rows: int, layer: PromptInput) -> None:
+        """A layer that looks at the prompt runs, on a batch of so many rows."""
+        if self._own and rows == self._rows:
+            self.sampling_pass.cross_attention(site, layer)
 
     def swapped(self) -> None:
         """Other weights are in the model's place."""

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..model.layer import PromptInput
 from ..model.rows import Row
 from ..model.schedule import FlowClock, SigmaClock
 from ..model.sites import Block, Lineage, Site, SiteShape
 from ..references.inversion import EPS, FLOW, V
 from ..techniques.sampling_pass import SamplingPass
 from .hooked_layer import HookedLayer
+from .hooked_prompt import cross_attentions, hooked_prompts
 from .hooks import block_hooks
 
 _NAME = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
@@ -131,6 +133,8 @@ def attached(unet: nn.Module, sampling_pass: SamplingPass, rows: Callable[[int],
             handles += HookedLayer(layer, _at(sampling_pass, site), "hidden_states", "encoder_hidden_states").handles
         if sampling_pass.hears_blocks:
             handles += block_hooks(outputs(unet), _block(sampling_pass))
+        handles += hooked_prompts(cross_attentions(self_attentions(unet), unet), sampling_pass.cross_sites,
+                                  _sees_prompt(sampling_pass))
         yield
     finally:
         for handle in handles:
@@ -153,6 +157,14 @@ def _block(sampling_pass: SamplingPass) -> Callable[[Block, Tensor], Tensor]:
         return sampling_pass.block(block, output)
 
     return block
+
+
+def _sees_prompt(sampling_pass: SamplingPass) -> Callable[[Site, int, PromptInput], None]:
+    def sees(site: Site, rows: int, layer: PromptInput) -> None:
+        if not _replaying.get() or sampling_pass.replaying:
+            sampling_pass.cross_attention(site, layer)
+
+    return sees
 
 
 def encoded(vae: Any, pixels: Tensor, device: torch.device | str | None = None) -> Tensor:

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.layer import PromptInput
 from ..model.rows import COND, UNCOND, Kind, chunks
 from ..model.sites import Block, Lineage, Site
 from ..references.inversion import EPS, FLOW, V
-from ..techniques.reference.rfg import attention
+from ..techniques.reference.rfg import attention, attention_map
 from ..techniques.sampling_pass import SamplingPass
 from ..words import RefDropError
 from .forge_step import Step
+from .hooked_prompt import cross_attentions, hooked_prompts
 from .hooks import BATCH_CHANGED, SWAPPED, TILED, block_hooks, guarded, on_loaded, remove_all
 from .original_layout import UNetCall, lineage_of, outputs, self_attentions
 from .schedules import noise_levels
@@ -86,6 +88,8 @@ class ForgeAttachment:
                    unet.register_forward_hook(guarded(mine, "end")), on_loaded(unet, guarded(mine, "swapped"))]
         if sampling_pass.hears_blocks:
             handles += block_hooks(outputs(unet), guarded(mine, "block", lambda block, output: output))
+        handles += hooked_prompts(cross_attentions(layers, unet), sampling_pass.cross_sites,
+                                  guarded(mine, "sees_prompt"))
         self._unhook = weakref.finalize(self, remove_all, handles)
         objects.unet = clone
         self._calls, self._clone = calls, clone
@@ -156,6 +160,11 @@ class _Calls:
     def block(self, block: Block, output: Tensor) -> Tensor:
         return self.sampling_pass.block(block, output) if self.takes(len(output)) else output
 
+    def sees_prompt(self, site: Site, rows: int, layer: PromptInput) -> None:
+        """A layer that looks at the prompt runs, on a batch of so many rows."""
+        if self.takes(rows):
+            self.sampling_pass.cross_attention(site, layer)
+
     def swapped(self) -> None:
         """Other weights are in the model's place."""
         self.sampling_pass.note(SWAPPED)
@@ -196,6 +205,9 @@ class _Layer:
 
     def project_queries(self, hidden: Tensor) -> Tensor:
         return self._layer.to_q(hidden[None])[0]
+
+    def attention_map(self, row: int) -> Tensor:
+        return attention_map(self._q[row], self._k[row], self._extra["n_heads"])
 
     def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None,
                q: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..techniques.reference.rfg import attention
+from ..techniques.reference.rfg import attention, attention_map
 
 Attend = Callable[[Tensor, Tensor, Tensor, int, "Tensor | None"], Tensor]  # q, k, v, heads, bias
 
@@ -62,6 +62,9 @@ class HookedLayer:
 
     def project_queries(self, hidden: Tensor) -> Tensor:
         return self._layer.to_q(hidden[None])[0]
+
+    def attention_map(self, row: int) -> Tensor:
+        return attention_map(self.queries(slice(row, row + 1))[0], self.key_values(row)[0], self._layer.heads)
 
     def attend(self, rows: slice, k: Tensor, v: Tensor, bias: Tensor | None = None,
                q: Tensor | None = None) -> Tensor:

@@ -37,9 +37,30 @@ class SiteInput(Protocol):
         output was given in: ``[rows, tokens, C]``. ``bias`` ``[S]`` is added to every query's logits; ``q`` are other
         queries ``[rows, tokens, width]`` in the place of their own."""
 
+    def attention_map(self, row: int) -> Tensor:
+        """Where one batch row's queries look among its own keys: ``[tokens, tokens]`` float32, the mean over heads,
+        every line adding up to 1."""
+
+
+class PromptInput(Protocol):
+    """The cross-attention layer behind a site's self-attention, in the middle of a call."""
+
+    def logits(self, row: int, positions: Sequence[int]) -> Tensor:
+        """How much one batch row's queries are drawn to tokens of its prompt, before the softmax: ``[heads, tokens,
+        positions]`` float32. Raises IndexError for a position that the prompt does not have."""
+
 
 Listener = Callable[[Site, SiteInput], None]
 BlockListener = Callable[[Block, Tensor], None]  # of a block's output [B, C, H, W]
+PromptListener = Callable[[Site, PromptInput], None]
+
+
+class Replay(Protocol):
+    """Runs the model on other inputs, with listeners told of its layers, of its blocks' outputs, and where one is
+    given, of its layers that look at the prompt."""
+
+    def __call__(self, inputs: Mapping[str, Tensor], listener: Listener, blocks: BlockListener,
+                 of_prompt: PromptListener | None = None) -> Tensor: ...
 
 
 class HostCall(Protocol):
@@ -71,7 +92,7 @@ class ModelCall:
     rows: tuple[Row, ...]
     visits: Mapping[Kind, int] = field(default_factory=dict)
     host: HostCall | None = None
-    replay: Callable[[Mapping[str, Tensor], Listener, BlockListener], Tensor] | None = None
+    replay: Replay | None = None
     tiled: bool = False
 
     @property

@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from ..hosts.diffusers import encoded
+from ..webui.prompt_words import Prompts
 from .errors import ApiError, shown
 from .fields import Field, check
+from .prompts.encoder import TextEncoder
 from .scripts import AlwaysVisible, Script
 
 
@@ -166,3 +168,8 @@ class PlaygroundHost:
 
     def encode(self, p: Any, pixels: Tensor) -> Tensor:
         return encoded(p.sd_model.vae, pixels)
+
+    def prompts(self, p: Any) -> Prompts:
+        encoder = TextEncoder(p.sd_model)
+        return Prompts([[part.schedule.said for part in parts] for parts in p.c], lambda: p.denoiser.step,
+                       encoder.tokens)

@@ -18,9 +18,10 @@ def compose(lineage: Lineage, provenance: Mapping[str, Any], plan: Plan,
             kept_as: Mapping[str, Mapping[Site, Representation]], nbytes: int,
             calls: Mapping[str, Sequence[RecordedCall]],
             given: Mapping[str, Mapping[Kind, Sequence[int]]], name: str = "",
-            sizes: Mapping[str, tuple[int, int]] | None = None) -> dict[str, Any]:
-    """The manifest of what was recorded: how each pass's sites are kept, the calls, each call's conditioning, and the
-    height and width of each pass's latents."""
+            sizes: Mapping[str, tuple[int, int]] | None = None,
+            marked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest of what was recorded: how each pass's sites are kept, the calls, each call's conditioning, the
+    height and width of each pass's latents, and what of each pass's picture is marked (a mask as plain JSON)."""
     return {
         "format": FORMAT_VERSION, "name": name, "id": uuid4().hex,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -28,6 +29,7 @@ def compose(lineage: Lineage, provenance: Mapping[str, Any], plan: Plan,
         "kept": {**plan.manifest(kept_as), "bytes": nbytes},
         "sizes": {each: list(size) for each, size in (sizes or {}).items()},
         "passes": {each: [list(call) for call in recorded] for each, recorded in calls.items()},
+        **({"marked": dict(marked)} if marked else {}),
         GIVEN: {each: {str(kind): list(numbers) for kind, numbers in kinds.items()} for each, kinds in given.items()},
     }
 

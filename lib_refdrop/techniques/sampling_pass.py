@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from ..model.layer import BlockListener, HostCall, Listener, ModelCall, SiteInput
+from ..model.layer import BlockListener, HostCall, Listener, ModelCall, PromptInput, PromptListener, SiteInput
 from ..model.rows import Kind, Row
 from ..model.schedule import rounded
 from ..model.sites import Block, Site
@@ -35,6 +35,8 @@ class SamplingPass:
         self._techniques, self._tell = list(techniques), tell
         self._visits: dict[tuple[Kind, float], int] = {}
         self._listener: tuple[Listener, BlockListener] | None = None
+        self._prompt_listener: PromptListener | None = None
+        self.cross_sites = frozenset(site for technique in techniques for site in technique.cross_sites)
         self._notes = Outcome()
         self.problem: RefDropError | None = None  # the first
         self.outcomes: dict[Technique, Outcome] = {}  # of those that took part to the end
@@ -95,6 +97,16 @@ class SamplingPass:
                 out = self._guarded(technique, partial(technique.block, block, out), out)
         return out
 
+    def cross_attention(self, site: Site, layer: PromptInput) -> None:
+        """The layer that looks at the prompt behind one of :attr:`cross_sites`."""
+        if self._listener:
+            if self._prompt_listener:
+                self._prompt_listener(site, layer)
+            return
+        for technique in list(self._techniques):
+            if site in technique.cross_sites:  # others may have asked for it
+                self._guarded(technique, partial(technique.cross_attention, site, layer), None)
+
     def finish(self) -> list[Outcome]:
         """Ends the pass: what each technique that took part to the end did, with what the adapter noted.
 
@@ -120,12 +132,12 @@ class SamplingPass:
             raise
 
     def _replay(self, host: HostCall, inputs: Mapping[str, Tensor], listener: Listener,
-                blocks: BlockListener) -> Tensor:
-        self._listener = listener, blocks
+                blocks: BlockListener, of_prompt: PromptListener | None = None) -> Tensor:
+        self._listener, self._prompt_listener = (listener, blocks), of_prompt
         try:
             return host.run([inputs])
         finally:
-            self._listener = None
+            self._listener = self._prompt_listener = None
 
     def failed(self, error: Exception) -> None:
         """A fault in an adapter: no technique takes further part, and the user is told as of a technique's own."""

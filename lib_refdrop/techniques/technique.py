@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..model.layer import ModelCall, SiteInput
+from ..model.layer import ModelCall, PromptInput, SiteInput
 from ..model.sites import Block, Site
 
 
@@ -38,8 +39,11 @@ class Technique:
     """Answers nothing; one that takes part overrides the events it is there for.
 
     Every event may raise :class:`~lib_refdrop.words.RefDropError`: the technique then takes no further part in the pass
-    and the user is told.
+    and the user is told. ``cross_sites`` are the sites whose cross-attention it asks to be told of; it is asked for
+    them once, before the pass.
     """
+
+    cross_sites: Collection[Site] = ()
 
     @property
     def hears_blocks(self) -> bool:
@@ -58,6 +62,9 @@ class Technique:
         """A block with self-attention in it has computed ``output`` ``[B, C, H, W]``: what the model goes on with,
         ``output`` itself where nothing is to be done."""
         return output
+
+    def cross_attention(self, site: Site, layer: PromptInput) -> None:
+        """The layer that looks at the prompt, behind the self-attention of one of :attr:`cross_sites`, is running."""
 
     def finish(self) -> Outcome:
         """The pass is over: what was done."""

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..words import RefDropError
+from .prompt_words import Prompts
+
 
 class State(Protocol):
     """The job that runs now."""
@@ -60,6 +63,9 @@ class Host(Protocol):
         """The latent ``[C, h, w]`` that the model of a processing object is called on for a picture
         ``[1, 3, height, width]`` from 0 to 1."""
 
+    def prompts(self, p: Any) -> Prompts:
+        """The prompts of the sampling pass that begins. Raises :class:`RefDropError` where the host does not tell."""
+
 
 class WebUI:
     """AUTOMATIC1111, Forge, reForge and their kin, from inside their process. Implements :class:`Host`."""
@@ -110,3 +116,30 @@ class WebUI:
             if devices:
                 torch.cuda.manual_seed(0)
             return images_tensor_to_samples(pixels, approximation=0, model=p.sd_model)[0]
+
+    def prompts(self, p: Any) -> Prompts:
+        from modules import prompt_parser
+        hires = bool(getattr(p, "is_hr_pass", False))
+        prompts = list(p.hr_prompts if hires else p.prompts)
+        first = getattr(p, "firstpass_steps", None) or p.steps
+        second = (getattr(p, "hr_second_pass_steps", 0) or p.steps) * getattr(p, "step_multiplier", 1)
+        parts, texts, _ = prompt_parser.get_multicond_prompt_list(prompts)
+        said = prompt_parser.get_learned_conditioning_prompt_schedules(
+            list(texts), first, second if hires else None, bool(getattr(self.opts, "use_old_scheduling", False)))
+        encoder = _text_encoder(p.sd_model)
+        return Prompts([[said[index] for index, _ in image] for image in parts],
+                       lambda: int(getattr(p.sampler.model_wrap_cfg, "step", 0)),
+                       lambda text: [token for chunk in encoder.tokenize_line(text)[0] for token in chunk.tokens])
+
+
+def _text_encoder(model: Any) -> Any:
+    """What the host reads prompts with: the first of a model's that cuts them into chunks. Raises
+    :class:`RefDropError` where there is none."""
+    names = ("text_processing_engine", "text_processing_engine_l", "text_processing_engine_g", "cond_stage_model",
+             "conditioner")
+    for found in (getattr(model, name, None) for name in names):
+        for each in (found, *(getattr(found, "embedders", None) or ())):
+            if callable(getattr(each, "tokenize_line", None)):
+                return each
+    raise RefDropError("This web UI does not tell how it reads prompts, so the place of a word cannot be found; take "
+                       "the word of the mask out.")

@@ -120,7 +120,9 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
                     with gr.Column():
                         made[name] = _component(name, default, control, tab)
         with masks:
-            made["kept_masks"] = _component(*next(each for each in known if each[0] == "kept_masks"), tab)
+            for name, default, control in known:
+                if control.tier == "words" or name == "kept_masks":
+                    made[name] = _component(name, default, control, tab)
         with gr.Accordion("Stories and frames", open=False, elem_id=f"refdrop_{tab}_stories"):
             for name, default, control in known:
                 if control.tier == "sequence":

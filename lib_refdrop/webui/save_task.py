@@ -18,6 +18,7 @@ from ..words import Interrupted, SettingsError, said
 from .messages import interrupted, logger, tell
 from .parameters import write
 from .plans import Forecast, picture_size, plan_for
+from .prompt_words import check_words, word_in
 from .provenance import default_name, provenance
 from .shelf import Last
 from .steps import hires_size, keeps_to_schedule
@@ -41,6 +42,7 @@ class SaveTask(Task):
             self._picture = opened(self.job.settings.picture)
 
     def check(self) -> None:
+        check_words(self.job.settings.reference_mask_word, self.job.p)
         if self._picture and self.job.settings.picture_by == INVERSION:
             for name in ("base", "hires") if self.job.has_hires else ("base",):
                 if not keeps_to_schedule(sampler := sampler_of(self.job.p, name)):
@@ -73,7 +75,8 @@ class SaveTask(Task):
                 self._recording = Recording(sampling.lineage, made, found.plan, writer)
         if self._picture:  # now: while the model is called there may be no room for the VAE
             self._latent = self._encoded(self._picture, sampling)
-        self._recording.begin_pass(sampling.name, known_levels(p, sampling))
+        word = word_in(settings.reference_mask_word, lambda: self.job.host.prompts(p))
+        self._recording.begin_pass(sampling.name, known_levels(p, sampling), word)
         return [self._recording]
 
     def passed(self, outcomes: Sequence[Outcome]) -> None:

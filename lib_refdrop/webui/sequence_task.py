@@ -16,6 +16,7 @@ from ..words import said
 from .messages import tell
 from .parameters import write
 from .plans import plan_for
+from .prompt_words import word_in
 from .provenance import provenance
 from .sequence import Pictures, by_which
 from .steps import is_from_picture
@@ -136,7 +137,8 @@ class SequenceTask(UseTask):
             made = provenance(p, job.host, sampling.batch * p.batch_size)
             self._recording = Recording(sampling.lineage, made, found.plan,
                                         self._pictures.writer(self._kept_as, found.expected, found.limit))
-        self._recording.begin_pass(sampling.name, known_levels(p, sampling))
+        word = word_in(job.settings.reference_mask_word, lambda: job.host.prompts(p))
+        self._recording.begin_pass(sampling.name, known_levels(p, sampling), word)
         return [self._recording]
 
     def _keep(self, interrupted: bool) -> None:

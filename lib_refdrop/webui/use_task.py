@@ -16,6 +16,7 @@ from ..words import RefDropError, ReferenceProblem
 from .kept_masks import kept, with_masks
 from .messages import tell
 from .parameters import write
+from .prompt_words import check_words, word_in
 from .provenance import differences
 from .replays import HostReplays
 from .task import NO_PASS, Job, Pass, Task
@@ -43,6 +44,8 @@ class UseTask(Task):
             self._references.append((reference, guide.strength(settings.sections)))
 
     def check(self) -> None:
+        for guide in self._guides:
+            check_words(guide.mask_word, self.job.p)
         _, lineage, _ = self.job.model()
         for name in ("base", "hires") if self.job.has_hires else ("base",):
             Guidance(self._references, lineage, name)
@@ -56,7 +59,15 @@ class UseTask(Task):
         self._passes += 1
         replays = HostReplays(self.job.p, self.job.host, self.job.shelf.replays, sampling.element_size)
         seeds = [int(seed) for seed in getattr(self.job.p, "seeds", None) or ()]
-        return [Guidance(self._references, sampling.lineage, sampling.name, replays, sampling.sigmas, seeds)]
+        return [Guidance(self._with_words(), sampling.lineage, sampling.name, replays, sampling.sigmas, seeds)]
+
+    def _with_words(self) -> list[tuple[Reference, Strength]]:
+        """The references as they act in the pass that begins. Raises :class:`SettingsError` for a word that is not in
+        its prompts."""
+        texts = {guide.mask_word for guide, (_, strength) in zip(self._guides, self._references) if strength.acts}
+        words = {text: word_in(text, lambda: self.job.host.prompts(self.job.p)) for text in texts}
+        return [(reference, replace(strength, word=words.get(guide.mask_word)))
+                for guide, (reference, strength) in zip(self._guides, self._references)]
 
     def passed(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

@@ -56,8 +56,8 @@ OTHERS = {"enabled": True, "rfg": -0.45, "mode": "Use", "enabled_hr": True, "sto
           "use_from": 0.25, "use_until": 0.75, "picture_seed": 2**32 - 1, "picture_by": "Inversion",
           "blend": "Coefficient", "weight": 2.5, "style_fidelity": 0.5, "dropout": 0.5,
           "sequence": "Previous", "sequence_name": "story, the first", "adain": 0.35, "adain_attention": 0.65,
-
-          "kept_masks": "mask: 0123456789; reference mask: abcdef0123"}
+          "kept_masks": "mask: 0123456789; reference mask: abcdef0123",
+          "mask_word": "pirate, ship: old", "reference_mask_word": "king", "marked_only": False}
 
 
 @pytest.mark.parametrize("name", [setting for setting, _, control in Settings.controls() if not control.picture])

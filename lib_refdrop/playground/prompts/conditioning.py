@@ -12,9 +12,10 @@ from .encoder import TextEncoder
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """Conditionings in order, each with the last step that it holds for."""
+    """Conditionings in order, each with the last step that it holds for; ``said`` is what the prompt says there."""
 
     entries: Sequence[tuple[int, Conditioning]]
+    said: Sequence[tuple[int, str]] = ()
 
     def at(self, step: int) -> Conditioning:
         """For the model call number ``step``, counted from 0: web UIs compare that with steps counted from 1, so the
@@ -50,5 +51,5 @@ class Prompts:
             found = grammar.versions(text, self._steps, self._first_steps)
             texts = list(dict.fromkeys(words for _, words in found))
             encoded = dict(zip(texts, self._encoder.encode(texts, negative)))
-            self._known[text, negative] = PromptSchedule([(last, encoded[words]) for last, words in found])
+            self._known[text, negative] = PromptSchedule([(last, encoded[words]) for last, words in found], found)
         return self._known[text, negative]

@@ -42,6 +42,10 @@ class TextEncoder:
             joined, last = torch.zeros_like(joined), torch.zeros_like(last)
         return [Conditioning(context, None if last is None else last[index]) for index, context in enumerate(joined)]
 
+    def tokens(self, text: str) -> list[int]:
+        """The text as the first encoder reads it: chunk after chunk, each with its start, end and padding."""
+        return [token for chunk in self._parts[0].chunks(text) for token in self._parts[0].whole(chunk)]
+
     def count(self, text: str) -> tuple[int, int]:
         """How many tokens a text has, and into how many it would fit as it is cut."""
         chunks = self._parts[0].chunks(text)
@@ -85,15 +89,18 @@ class _Part:
         read = [self._read(column) for column in columns]
         return torch.cat([context for context, _ in read], dim=1), read[0][1]
 
+    def whole(self, chunk: Chunk) -> list[int]:
+        """A chunk's tokens as they are read: with start, end and padding."""
+        start, end, pad = (getattr(self._tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
+        return [start, *chunk.tokens, end, *[pad] * (self.room - len(chunk.tokens))]
+
     def _read(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor | None]:
         """One chunk of every text."""
-        tokenizer, encoder, device = self._tokenizer, self._encoder, self._encoder.device
-        ids = torch.full((len(chunks), self.room + 2), tokenizer.pad_token_id, dtype=torch.long)
+        encoder, device = self._encoder, self._encoder.device
+        ids = torch.tensor([self.whole(chunk) for chunk in chunks], dtype=torch.long)
         weights = torch.ones(ids.shape)
         for row, (tokens, given) in enumerate(chunks):
-            end = len(tokens) + 1
-            ids[row, 0], ids[row, end] = tokenizer.bos_token_id, tokenizer.eos_token_id
-            ids[row, 1:end], weights[row, 1:end] = torch.tensor(tokens, dtype=torch.long), torch.tensor(given)
+            weights[row, 1:len(tokens) + 1] = torch.tensor(given)
         said = encoder(ids.to(device), output_hidden_states=True)
         context = said.hidden_states[-self._layer] if self._layer > 1 or self._of_two else said.last_hidden_state
         if self._layer > 1 and not self._of_two:

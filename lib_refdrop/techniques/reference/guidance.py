@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...model.layer import ModelCall, SiteInput
+from ...model.layer import ModelCall, PromptInput, SiteInput
 from ...model.rows import COND, UNCOND, Kind, Run, runs
 from ...model.schedule import Progress
 from ...model.sites import Block, Lineage, Site
@@ -21,9 +21,10 @@ from ..technique import Outcome, Technique
 from .adain import adapted, aligned, statistics, token_statistics
 from .concatenation import joined
 from .dropout import dropped
-from .masks import looked_at
+from .masks import Mask, looked_at
 from .rfg import blend
 from .strength import Strength
+from .word_masks import Watch
 
 
 class Guidance(Technique):
@@ -42,6 +43,8 @@ class Guidance(Technique):
         serve this model, pass or choice of layers."""
         self._guides = [_Guide(reference, Strength.of(strength), pass_name, lineage)
                         for reference, strength in references]
+        self._watches = [guide.watch for guide in self._guides if guide.watch and guide.strength.acts]
+        self.cross_sites = frozenset(site for watch in self._watches for site in watch.sites)
         self._lineage, self._replays, self._progress = lineage, replays or Replays(), Progress(sigmas)
         self._outcome, self._runs, self._seeds = Outcome(), list[Run](), seeds
         self._call: ModelCall | None = None  # the one that runs
@@ -55,6 +58,8 @@ class Guidance(Technique):
     def call(self, call: ModelCall) -> None:
         """Raises :class:`ReferenceProblem` where a trajectory cannot be replayed on this model."""
         self._count()
+        for watch in self._watches:
+            watch.begin_call(call)
         progress = self._progress(call.sigma)
         for guide in self._guides:
             if guide.acts_at(progress) and guide.needs_replay:
@@ -65,6 +70,8 @@ class Guidance(Technique):
             guide.begin_call(call, progress)
 
     def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
+        for watch in self._watches:
+            watch.self_attention(site, layer)
         parts, touched = [], False
         here = [guide for guide in self._guides if guide.acts_here(site)]
         if not here:
@@ -72,10 +79,10 @@ class Guidance(Technique):
         for kind, rows in self._runs:
             references, coefficients, masks = [], [], []
             for guide in here:
-                if (feature := guide.fetch(site, kind, layer, own)) is not None:
+                if guide.knows_where(rows) and (feature := guide.fetch(site, kind, layer, own)) is not None:
                     references.append(self._attended(guide.strength, site, kind, rows, layer, own.shape[1], feature))
                     coefficients.append(guide.strength_at(site, kind))
-                    masks.append(guide.where(own.shape[1], own.device))
+                    masks.append(guide.where(own.shape[1], own.device, rows))
             touched = touched or bool(references)
             self._left_out = self._left_out or len(references) < len(here)
             parts.append(blend(own[rows], references, coefficients, masks))
@@ -101,6 +108,10 @@ class Guidance(Technique):
             made.append(over(slice(row, row + 1), left))
         return torch.cat(made)
 
+    def cross_attention(self, site: Site, layer: PromptInput) -> None:
+        for watch in self._watches:
+            watch.cross_attention(site, layer)
+
     def block(self, block: Block, output: Tensor) -> Tensor:
         here = [guide for guide in self._guides if guide.adapts_here(block)]
         if not here:
@@ -109,13 +120,14 @@ class Guidance(Technique):
         for kind, rows in self._runs:
             theirs, amounts, masks = [], [], []
             for guide in here:
-                found, amount = guide.statistics(block, kind, output), guide.adain_at(block, kind)
+                known = guide.knows_where(rows)
+                found, amount = guide.statistics(block, kind, output) if known else None, guide.adain_at(block, kind)
                 self._left_out = self._left_out or found is None
                 if found is not None and amount:
-                    mask = guide.where(output[0, 0].numel(), output.device)
+                    mask = guide.where(output[0, 0].numel(), output.device, rows)
                     theirs.append(found)
                     amounts.append(amount)
-                    masks.append(None if mask is None else mask.reshape(output.shape[2:]))
+                    masks.append(None if mask is None else mask.reshape(-1, 1, *output.shape[2:]))
             touched = touched or bool(theirs)
             parts.append(adapted(output[rows], own[rows], theirs, amounts, masks))
         if not touched:
@@ -132,12 +144,16 @@ class Guidance(Technique):
             raise ReferenceProblem("No step of this run lies in the part of the schedule in which "
                                    f"{wanted[0].reference.name!r} may guide, so the image is not guided; choose a "
                                    "larger part, or more steps.")
+        if wanted and self._outcome.calls and not self._outcome.acted and any(guide.watch for guide in wanted):
+            raise ReferenceProblem("Where the word of the mask is drawn is seen from the second step on, and this run "
+                                   "had no other that could be guided, so the image is not; draw with more steps.")
         if wanted and self._outcome.calls and not self._outcome.acted:
             raise ReferenceProblem(f"Reference {wanted[0].reference.name!r} has no features at the noise levels of "
                                    "this run, so the image is not guided; save more of its schedule.")
         for guide in self._guides:
             if guide in wanted and not guide.acted and self._outcome.calls:
-                why = ("it has no features at the noise levels of this run" if guide.due else
+                why = ("where the word of its mask is drawn was not seen" if guide.due and guide.watch else
+                       "it has no features at the noise levels of this run" if guide.due else
                        "no step of this run lies in its part of the schedule")
                 self._outcome.note(f"Reference {guide.reference.name!r} did not guide: {why}.")
             elif guide.due and guide.adapts and not guide.adapted:
@@ -190,10 +206,12 @@ class _Guide:
         if strength.attends and not self.sites and not self.needs_replay:
             raise ReferenceProblem(f"Reference {reference.name!r} keeps none of the layers chosen; choose others, or "
                                    "save it again with these.")
+        self.watch = Watch(lineage, strength.word) if strength.word else None
+        self._marked = _marked(reference, pass_name) if strength.marked_only else None
         if self.adapts and not self._blocks and not self.needs_replay:
             raise ReferenceProblem(f"Reference {reference.name!r} keeps no statistics of the blocks chosen, which "
                                    "AdaIN goes by; save it again.")
-        if self.adapts and strength.looks_at is not None:
+        if self.adapts and (strength.looks_at is not None or self._marked is not None):
             self.notes.append(f"AdaIN goes by all of reference {reference.name!r}: its mask chooses what attention "
                               "looks at.")
         self._features = reference
@@ -298,14 +316,30 @@ class _Guide:
         self.acted = self.adapted = True
         return found
 
-    def where(self, tokens: int, device: torch.device) -> Tensor | None:
-        """The mask over a layer's tokens ``[tokens, 1]``; None where it acts everywhere."""
-        if self.strength.mask is None or self._call is None:
+    def where(self, tokens: int, device: torch.device, rows: slice) -> Tensor | None:
+        """The mask over a layer's tokens, ``[tokens, 1]`` or, by a word, ``[rows, tokens, 1]``; None where it acts
+        everywhere."""
+        if self._call is None or (self.strength.mask is None and self.watch is None):
             return None
         if self._call.tiled or not self._call.host:
             raise ReferenceProblem("A mask needs the picture in one piece, and here it is drawn in tiles; switch "
                                    "MultiDiffusion or Tiled Diffusion off, or take the mask out.")
-        return self.strength.mask.where(tokens, self._call.size, device)
+        found = None if self.strength.mask is None else self.strength.mask.where(tokens, self._call.size, device)
+        if self.watch is None:
+            return found
+        words, nowhere = self._words(rows), torch.zeros(tokens, 1, device=device)
+        where = torch.stack([mask.where(tokens, self._call.size, device) if mask else nowhere for mask in words])
+        return where if found is None else where * found
+
+    def knows_where(self, rows: slice) -> bool:
+        """Whether it can be told where it is to act: a word is seen from the second call on, in pictures that have
+        it."""
+        return self.watch is None or any(self._words(rows))
+
+    def _words(self, rows: slice) -> list[Mask | None]:
+        """The mask of each row by a word."""
+        assert self.watch and self._call
+        return [self.watch.mask(row.image) for row in self._call.rows[rows]]
 
     def _feature(self, decoded: Mapping[str, Tensor], site: Site, layer: SiteInput) -> KeyValues:
         """What a layer looks at of a decoded feature, with statistics where they are wanted."""
@@ -327,13 +361,19 @@ class _Guide:
     def _seen(self, site: Site, k: Tensor, v: Tensor,
               bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """What of a feature may be looked at. Raises :class:`ReferenceProblem` where its tokens are no places."""
-        if self.strength.looks_at is None:
+        if self.strength.looks_at is None and self._marked is None:
             return k, v, bias
         grid = self._grid(site)
-        if grid is None or grid[0] * grid[1] != len(k):
+        places = grid is not None and grid[0] * grid[1] == len(k)
+        if not places and self.strength.looks_at is None:
+            self._note(f"Reference {self.reference.name!r} keeps merged tokens, which are no places of its picture, so "
+                       "all of it was looked at, not only what was marked; save it as Exact or Balanced.")
+            return k, v, bias
+        if grid is None or not places:
             raise ReferenceProblem(f"Reference {self.reference.name!r} does not tell where in its picture its tokens "
                                    "are, so a part of it cannot be chosen; save it again, or take its mask out.")
-        return looked_at(k, v, bias, self.strength.looks_at.over(grid, k.device))
+        shares = [mask.over(grid, k.device) for mask in (self.strength.looks_at, self._marked) if mask]
+        return looked_at(k, v, bias, shares[0] if len(shares) == 1 else shares[0] * shares[1])
 
     def _grid(self, site: Site) -> tuple[int, int] | None:
         """Rows and columns of a site's kept tokens in the reference's picture; None where that is not known."""
@@ -375,8 +415,24 @@ class _Guide:
             if kind.branch == branch and not has_branch(kept, branch) and has_branch(kept, other):
                 sentence = (f"Reference {self.reference.name!r} was made without the {branch}itional branch; the other "
                             "branch's features serve for both.")
-                if sentence not in self.notes:
-                    self.notes.append(sentence)
+                self._note(sentence)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+def _marked(reference: Reference, pass_name: str) -> Mask | None:
+    """What of its picture a reference was saved with a word for. Raises :class:`ReferenceProblem` where that cannot be
+    read."""
+    marked = reference.manifest.get("marked")
+    if marked is None:
+        return None
+    found = Mask.read(marked[pass_name]) if isinstance(marked, Mapping) and pass_name in marked else None
+    if found is None and not (isinstance(marked, Mapping) and pass_name not in marked):
+        raise ReferenceProblem(f"What was marked in reference {reference.name!r} cannot be read; switch off that only "
+                               "this is looked at, or save it again.")
+    return found
 
 
 def _how_they_differ(reference: Reference, lineage: Lineage) -> str:

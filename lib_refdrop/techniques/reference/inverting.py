@@ -17,6 +17,7 @@ from ...references.inversion import INVERSION, NOISING, inverted
 from ...references.picture import digest
 from ...words import ReferenceProblem
 from .picturing import PictureRecording, put_in
+from .word_masks import Word
 
 _PROMPT = Kind(COND)
 
@@ -31,8 +32,8 @@ class InvertedRecording(PictureRecording):
 
     progress: Callable[[int, int], None] = staticmethod(lambda done, total: None)  # type: ignore[assignment]
 
-    def begin_pass(self, name: str, sigmas: Sequence[float] | None = None) -> None:
-        super().begin_pass(name, sigmas)
+    def begin_pass(self, name: str, sigmas: Sequence[float] | None = None, word: Word | None = None) -> None:
+        super().begin_pass(name, sigmas, word)
         levels = descending(sigmas or ())
         self._least = levels[-1] * (1 + SAME) if levels else None
         self._waiting: list[ModelCall] = []

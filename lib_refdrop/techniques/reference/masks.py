@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -25,6 +28,11 @@ class Mask:
         self._picture = picture.detach().float().clamp(0, 1).cpu()
         self._grids: dict[tuple[tuple[int, int], str], Tensor] = {}
 
+    @property
+    def picture(self) -> Tensor:
+        """``[H, W]`` float32 from 0 to 1."""
+        return self._picture
+
     @classmethod
     def given(cls, given: str | Image.Image, what: str) -> Mask:
         """Of an image or base64 text of one; ``what`` the user calls it. Raises :class:`SettingsError`."""
@@ -37,6 +45,21 @@ class Mask:
     def of(cls, image: Image.Image) -> Mask:
         """Of a picture, see :func:`grey`."""
         return cls(torch.from_numpy(np.array(grey(image), dtype=np.float32)) / 255)
+
+    @classmethod
+    def read(cls, kept: Any) -> Mask | None:
+        """What :meth:`kept` wrote; None for anything else."""
+        try:
+            rows, columns = kept["grid"]
+            values = np.frombuffer(base64.b64decode(kept["mask"], validate=True), np.uint8).reshape(rows, columns)
+            return cls(torch.from_numpy(values.astype(np.float32)) / 255)
+        except (KeyError, TypeError, ValueError, SettingsError):
+            return None
+
+    def kept(self) -> dict[str, Any]:
+        """As plain JSON, in steps of 1/255."""
+        values = (self._picture * 255).round().to(torch.uint8).numpy()
+        return {"grid": list(values.shape), "mask": base64.b64encode(values.tobytes()).decode()}
 
     def over(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         """``[rows·columns, 1]`` float32 on a device: each token's share of the mask, by area."""

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...model.layer import ModelCall, SiteInput
-from ...model.rows import Kind
+from ...model.layer import BlockListener, Listener, ModelCall, PromptInput, SiteInput
+from ...model.rows import COND, Kind
 from ...model.sites import Block, Lineage, Site
 from ...references.picture import noised, seeded_noise
 from ...references.plan import Plan
 from ...stores import Writer
 from ...words import ReferenceProblem
 from .recording import Recording
+from .word_masks import Word
 
 
 class PictureRecording(Recording):
@@ -34,8 +35,8 @@ class PictureRecording(Recording):
         self._encode, self._seed, self._spread = encode, seed, spread
         self.latent = self._noise = torch.empty(0)
 
-    def begin_pass(self, name: str, sigmas: Sequence[float] | None = None) -> None:
-        super().begin_pass(name, sigmas)
+    def begin_pass(self, name: str, sigmas: Sequence[float] | None = None, word: Word | None = None) -> None:
+        super().begin_pass(name, sigmas, word)
         self.latent = self._noise = torch.empty(0)
 
     def call(self, call: ModelCall) -> None:
@@ -68,11 +69,45 @@ class PictureRecording(Recording):
         super().call(call)
         if self._now or self.latent.numel():
             self._size = self._pictures[self._pass] = self.latent.shape[-2], self.latent.shape[-1]
+        places = {} if call.tiled else self._watched(call)
         for kind, (row, index) in list(self._now.items()):
-            assert call.replay
-            call.replay(self._inputs(call, row), partial(self._hears, index, kind),
-                        partial(self._hears_block, index, kind))
+            self._shown(call, row, partial(self._hears, index, kind), partial(self._hears_block, index, kind),
+                        places.pop(kind, None))
         self._now = {}
+        for row in places.values():  # nothing is kept of them, but where the words are has to be seen
+            self._shown(call, row, lambda site, layer: None, lambda block, output: None, row)
+
+    def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
+        return own  # of what is drawn beside
+
+    def cross_attention(self, site: Site, layer: PromptInput) -> None:
+        """Of what is drawn beside."""
+
+    def _look(self, call: ModelCall) -> None:
+        """Not at what is drawn beside."""
+
+    def _watched(self, call: ModelCall) -> dict[Kind, int]:
+        """The rows that are told of the words."""
+        watch, rows = self._watch, {kind: call.row_of(kind, self.image) for kind in call.visits}
+        return {kind: row for kind, row in rows.items()
+                if watch and row is not None and kind.branch == COND and watch.word.places(call.rows[row])}
+
+    def _shown(self, call: ModelCall, row: int, listener: Listener, blocks: BlockListener,
+               watched: int | None) -> None:
+        """The model is shown the picture."""
+        assert call.replay
+        watch = self._watch if watched is not None else None
+        if watch is None:
+            call.replay(self._inputs(call, row), listener, blocks)
+            return
+        watch.replayed(self._size, call.rows[row])
+
+        def both(site: Site, layer: SiteInput) -> None:
+            watch.self_attention(site, layer)
+            listener(site, layer)
+
+        call.replay(self._inputs(call, row), both, blocks, watch.cross_attention)
+        watch.end()
 
     def _inputs(self, call: ModelCall, row: int) -> dict[str, Tensor]:
         found = super()._inputs(call, row)

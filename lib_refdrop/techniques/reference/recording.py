@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...model.layer import ModelCall, SiteInput
+from ...model.layer import ModelCall, PromptInput, SiteInput
 from ...model.rows import Kind
 from ...model.schedule import threshold
 from ...model.sites import Block, Lineage, Site
@@ -32,6 +32,7 @@ from ..technique import Outcome, Technique
 from .adain import statistics
 from .levels import Levels
 from .rfg import token_grid
+from .word_masks import Watch, Word
 
 
 class Recording(Technique):
@@ -61,13 +62,18 @@ class Recording(Technique):
         self._most_a_call = 0  # bytes that the features of a call of this pass took
         self._thinned = False
         self._outcome, self._tiled = Outcome(), False
+        self._watch: Watch | None = None
+        self._marked: dict[str, dict] = {}
 
-    def begin_pass(self, name: str, sigmas: Sequence[float] | None = None) -> None:
+    def begin_pass(self, name: str, sigmas: Sequence[float] | None = None, word: Word | None = None) -> None:
         """Starts "base" or "hires" (again): what was recorded of a pass of that name is forgotten.
 
         ``sigmas`` are the noise levels of the pass where they are known in advance: nothing else is then even looked
-        at.
+        at. Where a ``word`` of the prompt is in the picture is kept, too.
         """
+        self._watch = Watch(self.lineage, self._of_mine(word)) if word else None
+        self.cross_sites = self._watch.sites if self._watch else ()
+        self._marked.pop(name, None)
         self._drop([each for each in self._sizes if each.startswith(name + "/")])
         self._contents = {key: number for key, number in self._contents.items() if key[0] != name}
         self._pass, self._calls[name], self._given[name], self._kept_as[name] = name, [], {}, {}
@@ -81,6 +87,7 @@ class Recording(Technique):
 
     def call(self, call: ModelCall) -> None:
         self._outcome.calls += 1
+        self._look(call)
         self._now, self._size, self._sigma = {}, call.size, call.sigma
         self._tiled = self._tiled or call.tiled
         if call.tiled:  # what a layer sees of a tile is no picture's feature
@@ -111,6 +118,8 @@ class Recording(Technique):
         self._outcome.acted += bool(self._now)
 
     def attention(self, site: Site, own: Tensor, layer: SiteInput) -> Tensor:
+        if self._watch:
+            self._watch.self_attention(site, layer)
         for kind, (row, index) in list(self._now.items()):
             if kind in self._now:  # its level may just have been given up
                 self.keep(index, site, kind, layer, row)
@@ -122,7 +131,15 @@ class Recording(Technique):
                 self.keep_block(index, block, kind, output[row])
         return output
 
+    def cross_attention(self, site: Site, layer: PromptInput) -> None:
+        if self._watch:
+            self._watch.cross_attention(site, layer)
+
     def finish(self) -> Outcome:
+        if self._watch:
+            self._watch.end()
+            if mask := self._watch.mask(self.image):
+                self._marked[self._pass] = {"words": self._watch.word.text, **mask.kept()}
         levels = self._levels[self._pass]
         if self._thinned:
             self._outcome.note(f"There was room for {len(levels.kept)} noise levels only." if levels.kept else
@@ -193,6 +210,15 @@ class Recording(Technique):
         """Nothing will come of it: the writer leaves nothing behind."""
         if self._writer:
             self._writer.abort()
+
+    def _look(self, call: ModelCall) -> None:
+        """Where the words are is looked for in the call that begins."""
+        if self._watch:
+            self._watch.begin_call(call)
+
+    def _of_mine(self, word: Word) -> Word:
+        """In the one picture that is kept."""
+        return replace(word, places=lambda row: word.places(row) if row.image == self.image else ())
 
     def _inputs(self, call: ModelCall, row: int) -> dict[str, Tensor]:
         """What is kept as what the model was called on there, see :meth:`Reference.inputs`."""
@@ -303,7 +329,7 @@ class Recording(Technique):
                         for kind, numbers in kinds.items()}
                  for name, kinds in self._given.items()}
         return compose(self.lineage, self.provenance, self.plan, self._kept_as, sum(self._sizes.values()), self._calls,
-                       given, name, self._pictures)
+                       given, name, self._pictures, self._marked)
 
 
 def _digest(conditioning: Mapping[str, Tensor]) -> bytes:

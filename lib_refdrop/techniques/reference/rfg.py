@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,6 +30,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None =
     k, v = k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)
     mask = None if bias is None else bias.to(q).expand(tokens, -1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(batch, tokens, width)
+
+
+def attention_map(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """Where queries look: the attention's probabilities, mean over heads. q ``[T, W]``, k ``[S, W]``; returns
+    ``[T, S]`` float32. Head after head: all at once they would take that much memory for each."""
+    found = torch.zeros(len(q), len(k), device=q.device)
+    for part in zip(*(x.float().unflatten(-1, (heads, -1)).unbind(1) for x in (q, k))):
+        found += (part[0] @ part[1].T / part[0].shape[-1] ** 0.5).softmax(-1)
+    return found / heads
 
 
 def blend(own: Tensor, references: Sequence[Tensor], coefficients: Sequence[float],

@@ -10,6 +10,7 @@ from ...model.sites import SECTIONS, Block, Lineage, Site
 from ...words import SettingsError
 from .course import Course, Window
 from .masks import Mask
+from .word_masks import Word
 
 Place = TypeVar("Place", Site, Block)
 
@@ -19,7 +20,10 @@ class Strength:
     """``c`` in [−1, 1] in the chosen ``sections`` and within ``window`` of the schedule, times the factor of its
     ``course``; 0 elsewhere. A plain number is its short form: :meth:`of`.
 
-    ``mask`` says where in the new picture it acts (Eq. 6), ``looks_at`` which part of the reference may be looked at.
+    ``mask`` says where in the new picture it acts (Eq. 6), ``word`` that it acts where some words of the prompt are
+    drawn, ``looks_at`` which part of the reference may be looked at; with ``marked_only`` not more than what it was
+    saved with a word for, if it was.
+
     With a ``weight`` there is no c: the layer attends over its own and the reference's keys together, those of the
     reference counting ``weight`` times ("reference-only"). ``fidelity`` from 0 to 1 takes so much of it from the
     unconditional branch, whose difference CFG multiplies ("style fidelity"). ``dropout`` is the share of the
@@ -41,6 +45,8 @@ class Strength:
     dropout: float = 0.0
     adain: float = 0.0
     adain_attention: float = 0.0
+    word: Word | None = None
+    marked_only: bool = True
 
     @classmethod
     def of(cls, strength: Strength | float) -> Strength:
