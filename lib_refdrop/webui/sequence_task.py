@@ -68,7 +68,7 @@ class SequenceTask(UseTask):
         for which, share in self._pictures.guiding(settings.sequence):
             reference = self._now.enter_context(self._pictures.using(which))
             guide = replace(main, name=f"{which} picture (seed {reference.manifest.get('seed', '?')})",
-                            rfg=main.rfg * share, weight=main.weight * share)
+                            rfg=main.rfg * share, weight=main.weight * share, adain=main.adain * share)
             found.append((guide, (reference, guide.strength(settings.sections))))
         named = self._named[1:] if found and settings.reference else self._named
         self._guides = [guide for guide, _ in [*found, *named]]

@@ -105,6 +105,13 @@ def test_the_same_request_draws_the_same_sequence_and_its_parameters_ask_for_it(
     assert all(map(same, studio.draw(infotext=plain.parameters[1], seed=5, n_iter=2).pictures, plain.pictures))
 
 
+def test_adain_alone_is_shared_too(studio: Studio, memory) -> None:
+    plain, made = studio.draw(n_iter=3), studio.draw({"sequence": BOTH, "rfg": 0, "adain": 0.6}, n_iter=3)
+    assert same(made.pictures[0], plain.pictures[0]) and not same(made.pictures[1], plain.pictures[1])
+    assert "AdaIN 0.6" in made.parameters[1] and made.parameters[2].count("AdaIN 0.3") == 2
+    assert "throughout" in made.comments
+
+
 def test_further_references_guide_throughout(studio: Studio, memory) -> None:
     studio.save("hero", prompt="a king on sand", seed=9)
     made = studio.draw({"sequence": FIRST, "references": "hero: -0.2"}, n_iter=2)
