@@ -72,6 +72,21 @@ def test_a_mask_keeps_guidance_on_its_side(webui: WebUI, without: dict[str, Made
     assert part.problem is None and part.hashes != whole.hashes
 
 
+def test_masks_by_a_word(webui: WebUI, without: dict[str, Made]) -> None:
+    """The web UI's own tokenizer finds the words, in a prompt with emphasis that changes on the way."""
+    prompt = "a (king:1.2) and a [ship:castle:0.5] on sand"
+    plain = webui.draw(**OTHER)
+    saved = webui.save("marked", {"reference_mask_word": "king"}, prompt=prompt, seed=OTHER["seed"])
+    assert saved.problem is None
+    part, whole = (webui.use("marked", 0.4, {"marked_only": only}, **OTHER) for only in (True, False))
+    acting = webui.use("marked", 0.4, {"marked_only": False, "mask_word": "king, sand"}, **OTHER)
+    assert not any(made.problem for made in (part, whole, acting))
+    assert len({plain.hashes[0], *(made.hashes[0] for made in (part, whole, acting))}) == 4
+    assert webui.use("marked", 0.4, {"mask_word": "castle"}, prompt=prompt).problem is None
+    assert "is not in the prompt" in str(webui.use("marked", 0.4, {"mask_word": "wizard"}, **OTHER).problem)
+    assert webui.draw(**OTHER).hashes == plain.hashes
+
+
 def test_a_given_picture_becomes_a_reference(webui: WebUI, without: dict[str, Made]) -> None:
     picture = Image.fromarray(np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))).convert("RGB")
     saved = webui.draw({"mode": "Save", "reference": "drawn", "keep": "Tiny", "picture": encoded(picture)}, **TARGET)
