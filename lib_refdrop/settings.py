@@ -102,9 +102,9 @@ class Settings:
     mask: Any = _setting("", "Mask", "Use: white is where references act in the new picture; black leaves it alone. A "
                          "transparent picture's alpha serves as well.", infotext="RefDrop mask", tier="masks",
                          picture=True)
-    reference_mask: Any = _setting("", "Mask of the reference", "Use: white is what may be looked at of the "
-                                   "reference's picture.", infotext="RefDrop reference mask", tier="masks",
-                                   picture=True)
+    reference_mask: Any = _setting("", "Mask of the reference", "White is what may be looked at of the reference's "
+                                   "picture; a Save keeps no more than that.", infotext="RefDrop reference mask",
+                                   tier="masks", picture=True)
     blend: str = _setting(guides.COEFFICIENT, "Blend", "Coefficient is RFG, by the coefficient above; Concatenate is "
                           "reference-only, by the weight below: the picture looks at itself and the reference alike.",
                           choices=guides.BLENDS, infotext="RefDrop blend", tier="advanced")

@@ -18,6 +18,7 @@ from ..stores.safetensors import Entry
 from ..words import said
 from .codec import Representation, described
 from .contributions import Contributions, load
+from .part import Part
 from .plan import Plan, Recipe, statistics_type
 from .reference import STATISTICS
 from .sizes import FLOATS, Picture, estimate, features_kept, grid_at, manifest_text, tensors
@@ -97,7 +98,7 @@ def _most_bytes(recipe: Recipe, kinds: tuple[Counter[_Kind], Counter[_BlockKind]
         features = features_kept(plan, picture)
         for kind, count in kinds[0].items():
             if kind.section in recipe.sections:
-                each = _feature(recipe.kept_as, kind, grid_at(kind.level, picture), picture.element_size)
+                each = _feature(recipe.kept_as, kind, grid_at(kind.level, picture), picture.element_size, picture.part)
                 total = _Share(total.numbers + features * count * each.numbers,
                                total.letters + features * count * each.letters + count * (kind.letters + _IN_MANIFEST))
         for block, count in kinds[1].items():
@@ -126,10 +127,12 @@ def _all_but_features(lineage: Lineage, pictures: tuple[Picture, ...], percent: 
 
 
 @lru_cache(maxsize=4096)
-def _feature(how: Representation, kind: _Kind, grid: tuple[int, int], element_size: int) -> _Share:
+def _feature(how: Representation, kind: _Kind, grid: tuple[int, int], element_size: int,
+             whole_or_part: Part | None = None) -> _Share:
     """One feature."""
     numbers = letters = 0
-    for part, (dtype, shape) in described(how, grid, kind.width, FLOATS[element_size]).items():
+    for part, (dtype, shape) in described(how, grid, kind.width, FLOATS[element_size],
+                                              whole_or_part).items():
         numbers += math.prod(shape) * dtype.itemsize
         name = _LONGEST_NAME.format("a" * kind.letters, part)
         letters += safetensors.letters_of(name, Entry(safetensors.NAMES[dtype], shape, _LAST, _LAST))

@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 from ..words import ReferenceProblem
 from .merging import aimed_grid, differ, merge, resampled
+from .part import Part
 
 PARTS = frozenset({"k", "v", "h", "k.scale", "v.scale", "h.scale", "w"})
 KINDS = {"hidden": ("h",), "kv": ("k", "v")}
@@ -92,11 +93,13 @@ class Representation:
 
 
 def encode(representation: Representation, hidden: Tensor | None = None, k: Tensor | None = None,
-           v: Tensor | None = None, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
+           v: Tensor | None = None, grid: tuple[int, int] | None = None,
+           kept: Tensor | None = None) -> dict[str, Tensor]:
     """A feature's tensors by part, on its device or on the CPU, contiguous and sharing no memory with what was given.
 
     ``hidden`` ``[S, C]`` for "hidden", ``k`` and ``v`` ``[S, W]`` for "kv", any floating dtype; to merge tokens
-    ``grid`` is needed, ``(rows, columns)`` with rows · columns = S. ``S'`` tokens are left, numbers are kept as
+    ``grid`` is needed, ``(rows, columns)`` with rows · columns = S. Of the tokens that are then left, only those that
+    are True in ``kept`` stay, where that is given. ``S'`` tokens are left, numbers are kept as
 
     - ``h``, ``k``, ``v`` ``[S', C]``: own, fp16, bf16 as such; int8 and fp8 as steps from a centre; int4 packed, two to
       a byte: ``[S', ⌈C/2⌉]`` uint8, the first half of the channels in the low bits;
@@ -121,6 +124,10 @@ def encode(representation: Representation, hidden: Tensor | None = None, k: Tens
         elif representation.merges(len(feature)):
             rows, columns = _checked(grid, len(feature))
             feature = resampled(feature, (rows, columns), representation.grid(rows, columns))
+        if kept is not None:
+            feature = feature[kept.to(feature.device)]
+            if "w" in parts and len(parts["w"]) == len(kept):
+                parts["w"] = parts["w"][kept.to(parts["w"].device)]
         if representation.precision in _TOPS:
             parts[name], parts[f"{name}.scale"] = _quantise(feature, representation.precision, by_token=name == "v")
         else:
@@ -164,10 +171,12 @@ def encoded_bytes(representation: Representation, tokens: int | tuple[int, int],
                                                                                own).values())
 
 
-def described(representation: Representation, grid: tuple[int, int], width: int,
-              own: torch.dtype) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Type and shape of each part that :func:`encode` returns for a feature of ``grid`` tokens in the type ``own``."""
-    count, precision = math.prod(representation.grid(*grid)), representation.precision
+def described(representation: Representation, grid: tuple[int, int], width: int, own: torch.dtype,
+              part: Part | None = None) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of each part that :func:`encode` returns for a feature of ``grid`` tokens in the type ``own``, of
+    a ``part`` of the picture where that is given."""
+    left, precision = representation.grid(*grid), representation.precision
+    count = math.prod(left) if part is None else part.count(left)
     found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     if differ(*grid, representation.pool):
         found["w"] = torch.uint8, (count,)

@@ -13,13 +13,27 @@ import torch
 
 from ..model.rows import Kind
 from ..model.sites import Block
-from .reference import FORMAT_VERSION, GIVEN, STATISTICS, Key, PassRecord, RecordedCall, is_trajectory, trajectory_name
+from .manifest import size_of
+from .reference import (
+    FORMAT_VERSION,
+    GIVEN,
+    STATISTICS,
+    Key,
+    PassRecord,
+    RecordedCall,
+    is_feature,
+    is_part,
+    is_trajectory,
+    part_name,
+    trajectory_name,
+)
 
 MOST_CALLS = 2000  # of all passes; 150 steps of the slowest sampler are 450
 _MOST_PASSES, _LONGEST_LINEAGE = 16, 100
 _TEXTS = ("id", "name", "created", "family", "prompt", "negative_prompt", "sampler", "scheduler", "model", "model_hash")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _STEPS = (torch.int8, torch.uint8, getattr(torch, "float8_e4m3fn", None))
+_LONGEST_SIDE = 2**14  # of a mask, in cells of a latent
 _MOST_SIDES = 5  # of a latent: channels, frames, height and width, and one to spare
 
 
@@ -60,6 +74,7 @@ def passes_of(manifest: Mapping[str, Any], tensors: Mapping[str, _Tensor]) -> di
     if not 0 < percent <= 100:
         raise ValueError(f"it keeps {percent} % of its schedule")
     _check_trajectory(tensors, calls, _given(manifest, calls) if version_of(manifest) > 1 else None)
+    _check_parts(manifest, tensors, calls)
     kept: dict[str, dict[Kind, set[int]]] = {name: {} for name in calls}
     for key, parts in _features(tensors, calls).items():
         _check_feature(key, parts)
@@ -124,6 +139,19 @@ def _check_trajectory(tensors: Mapping[str, _Tensor], calls: Mapping[str, list],
             raise ValueError("a latent is without its conditioning")
 
 
+def _check_parts(manifest: Mapping[str, Any], tensors: Mapping[str, _Tensor], calls: Mapping[str, list]) -> None:
+    """The masks that passes were saved with."""
+    for name in filter(is_part, tensors):
+        pass_name, mask = name.split("/")[0], tensors[name]
+        if pass_name not in calls or name != part_name(pass_name):
+            raise ValueError(f"{name} belongs to no pass")
+        shape = tuple(mask.shape)
+        if mask.dtype != torch.uint8 or len(shape) != 2 or 0 in shape or max(shape) > _LONGEST_SIDE:
+            raise ValueError(f"{name} is no mask")
+        if size_of(manifest, pass_name) != shape:
+            raise ValueError(f"{name} is of another size than its picture")
+
+
 def _check_given(name: str, which: str, part: str, tensor: _Tensor, by_branch: bool) -> None:
     if by_branch:
         Kind.parse(which)
@@ -136,7 +164,7 @@ def _check_given(name: str, which: str, part: str, tensor: _Tensor, by_branch: b
 def _features(tensors: Mapping[str, _Tensor], calls: Mapping[str, list]) -> dict[Key, dict[str, _Tensor]]:
     found: dict[Key, dict[str, _Tensor]] = {}
     for name, tensor in tensors.items():
-        if not is_trajectory(name):
+        if is_feature(name):
             key, part = Key.parse(name)
             if not 0 <= key.call < len(calls.get(key.pass_name, ())):
                 raise ValueError("features without a call")

@@ -19,14 +19,16 @@ def compose(lineage: Lineage, provenance: Mapping[str, Any], plan: Plan,
             calls: Mapping[str, Sequence[RecordedCall]],
             given: Mapping[str, Mapping[Kind, Sequence[int]]], name: str = "",
             sizes: Mapping[str, tuple[int, int]] | None = None,
-            marked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+            marked: Mapping[str, Any] | None = None, parts: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The manifest of what was recorded: how each pass's sites are kept, the calls, each call's conditioning, the
-    height and width of each pass's latents, and what of each pass's picture is marked (a mask as plain JSON)."""
+    height and width of each pass's latents, and what of each pass's picture is marked (a mask as plain JSON); of passes
+    that were saved with a mask how much of the picture it is."""
     return {
         "format": FORMAT_VERSION, "name": name, "id": uuid4().hex,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **describe_lineage(lineage), **provenance,
-        "kept": {**plan.manifest(kept_as), "bytes": nbytes},
+        "kept": {**plan.manifest(kept_as), "bytes": nbytes,
+                 **({"part": {each: round(share, 4) for each, share in parts.items()}} if parts else {})},
         "sizes": {each: list(size) for each, size in (sizes or {}).items()},
         "passes": {each: [list(call) for call in recorded] for each, recorded in calls.items()},
         **({"marked": dict(marked)} if marked else {}),

@@ -16,7 +16,7 @@ from ..words import ReferenceProblem
 from .codec import KINDS, POOLS, Representation, decode, encode
 from .manifest import kept_as
 from .plan import Plan
-from .reference import Key, RecordedCall, Reference, is_trajectory, passes_from
+from .reference import Key, RecordedCall, Reference, is_part, is_trajectory, passes_from
 
 _PIXELS = 8  # of a side of a latent's cell
 
@@ -62,12 +62,15 @@ def recode(reference: Reference, plan: Plan, project: Project | None = None) -> 
         quiet = _quiet(reference, plan)
         features |= {name: reference.features[name] for name in reference.features
                      if is_trajectory(name) and not name.startswith(quiet)}
+    if features:
+        features |= {name: reference.features[name] for name in reference.features if is_part(name)}
     if not features:
         raise ReferenceProblem(f"Nothing that reference {reference.name!r} has would be left; choose another plan.")
     calls = {name: record.calls for name, record in reference.passes.items()}
     nbytes = sum(value.nbytes for value in features.values())
     done = replace(plan, trajectory=any(map(is_trajectory, features)))
-    manifest = {**reference.manifest, "id": uuid4().hex, "kept": {**done.manifest(made), "bytes": nbytes}}
+    shares = {"part": {name: round(part.share, 4) for name, part in reference.parts.items()}} if reference.parts else {}
+    manifest = {**reference.manifest, "id": uuid4().hex, "kept": {**done.manifest(made), "bytes": nbytes, **shares}}
     return Reference(reference.name, manifest, passes_from(calls, features, done.percent), features, nbytes)
 
 
@@ -92,8 +95,10 @@ def _recoded(reference: Reference, key: Key, parts: dict[str, Tensor], old: Repr
     assert isinstance(site, Site)
     old, new = old or _seen(what, parts), plan.sites[site]
     precision = old.precision if _RANKS[old.precision] >= _RANKS[new.precision] else new.precision
-    merges = old.pool == 1 and new.merges(len(whole))
-    merged = (old.pool, old.tokens) if not merges and (old.pool, old.tokens) != (1, None) else (new.pool, new.tokens)
+    # What is left where a mask took tokens out is no grid to be merged on.
+    merges = old.pool == 1 and new.merges(len(whole)) and key.pass_name not in reference.parts
+    stays = not merges and ((old.pool, old.tokens) != (1, None) or key.pass_name in reference.parts)
+    merged = (old.pool, old.tokens) if stays else (new.pool, new.tokens)
     aim = Representation(new.what, precision, *merged)
     if aim == old:
         return parts, aim

@@ -6,6 +6,8 @@ Tensors have names, in memory as in a file (``cond`` stands for any kind of row,
 - a *feature*, in parts (:data:`~lib_refdrop.references.codec.PARTS`): ``base/0003/output.4.1/cond/h``;
 - the *statistics* of a block's output (from format 3 on), mean and standard deviation by channel ``[2, C]``:
   ``base/0003/output.4/cond/stats``;
+- the *mask* of a pass that was saved with one (from format 3 on), ``[h, w]`` uint8 of its latents' size: ``base/mask``.
+  Its features have the tokens that it leaves, see :class:`~.part.Part`;
 - the *trajectory*: what the model was called on, ``base/0003/x/cond`` (a latent) and ``base/0003/t/cond`` (its
   timestep), and its conditioning, once for each that differs: ``base/given/0/context``. The manifest's ``given`` says
   which of them each call had. (Format 1 has one conditioning a pass and branch, ``base/given/cond/context``.)
@@ -27,6 +29,7 @@ from ..model.schedule import distance, reach, threshold
 from ..model.sites import Block, Lineage, Site
 from ..words import ReferenceProblem
 from .codec import PARTS
+from .part import Part
 
 FORMAT_VERSION = 3
 STATISTICS = "stats"
@@ -192,7 +195,7 @@ class Reference:
     def _parts(self) -> dict[Key, list[str]]:
         found: dict[Key, list[str]] = {}
         for name in self.features:
-            if not is_trajectory(name):
+            if is_feature(name):
                 key, part = Key.parse(name)
                 found.setdefault(key, []).append(part)
         return found
@@ -237,6 +240,17 @@ class Reference:
         """By kind of row, the calls of a pass whose latent was kept, for replay."""
         return self._seen.get(pass_name, {})
 
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        """The part of the picture that is kept, by pass: of those that were saved with a mask. Raises
+        :class:`ReferenceProblem` where a mask is none."""
+        try:
+            return {name: Part(self.features[part_name(name)]) for name in self.passes
+                    if part_name(name) in self.features}
+        except ValueError as error:
+            raise ReferenceProblem(f"Reference {self.name!r} is damaged: the mask that it was saved with is black; "
+                                   "delete it and save it again.") from error
+
     def latent_size(self, pass_name: str) -> tuple[int, int]:
         """Height and width of the latents of a pass that has a trajectory."""
         kind, calls = next(iter(self.seen(pass_name).items()))
@@ -265,6 +279,21 @@ def given_name(pass_name: str, number: int, name: str) -> str:
     return f"{pass_name}/{GIVEN}/{number}/{name}"
 
 
+def part_name(pass_name: str) -> str:
+    """The name of the mask that a pass was saved with."""
+    return f"{pass_name}/mask"
+
+
+def is_part(name: str) -> bool:
+    """Whether a tensor's name is that of a pass's mask."""
+    return name.count("/") == 1
+
+
+def is_feature(name: str) -> bool:
+    """Whether a tensor's name is that of a part of a feature, or of a block's statistics."""
+    return not is_trajectory(name) and not is_part(name)
+
+
 def is_trajectory(name: str) -> bool:
     """Whether a tensor's name belongs to a trajectory, not to a feature."""
     return name.count("/") == 3
@@ -275,7 +304,7 @@ def passes_from(calls: Mapping[str, Iterable[RecordedCall]], names: Iterable[str
     """The pass records that belong to recorded calls and the tensor names kept of them."""
     kept: dict[str, dict[Kind, set[int]]] = {name: {} for name in calls}
     for name in names:
-        if not is_trajectory(name):
+        if is_feature(name):
             key, _ = Key.parse(name)
             kept[key.pass_name].setdefault(key.kind, set()).add(key.call)
     return {name: PassRecord(tuple(calls[name]), {kind: frozenset(found) for kind, found in kinds.items()}, percent)

@@ -16,6 +16,7 @@ from ..model.layer import ModelCall, SiteInput
 from ..model.rows import Kind
 from ..model.sites import Block, Lineage, Site
 from ..words import Interrupted, ReferenceProblem, first_line, no_memory
+from .part import NoPlaces
 from .plan import Plan, preset
 from .reference import Reference
 
@@ -64,7 +65,8 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
     record = reference.passes[pass_name]
     # What was asked of the schedule stays so: the levels seen are that part, and beyond it the reference is silent.
     plan, calls = replace(replays.plan(lineage, reference, pass_name), percent=record.percent), record.calls
-    recording = Recording(lineage, {}, plan)
+    part = reference.parts.get(pass_name)
+    recording = Recording(lineage, {}, plan, part=(lambda size: part) if part else None)
     recording.begin_pass(pass_name)
     levels = plan.chosen_of(
         [each.sigma for each in calls],
@@ -80,7 +82,7 @@ def replay(reference: Reference, pass_name: str, lineage: Lineage, call: ModelCa
         try:
             call.replay(inputs, partial(_keep, recording, places[index], kind),
                         partial(_keep_block, recording, places[index], kind))
-        except Interrupted:
+        except (Interrupted, NoPlaces):
             raise
         except ReferenceProblem as problem:  # of what was to be kept
             raise ReferenceProblem(f"The trajectory of reference {reference.name!r} gives numbers here that are "

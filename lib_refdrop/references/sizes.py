@@ -17,8 +17,9 @@ from ..stores import safetensors
 from ..stores.safetensors import Entry
 from .codec import Representation, described
 from .manifest import compose
+from .part import Part
 from .plan import Plan
-from .reference import STATISTICS, Key, RecordedCall, given_name, trajectory_name
+from .reference import STATISTICS, Key, RecordedCall, given_name, part_name, trajectory_name
 
 _LATENT_CHANNELS, _PROMPT_TOKENS = 4, 77
 FLOATS = {2: torch.float16, 4: torch.float32}
@@ -35,6 +36,7 @@ class Picture:
 
     ``twice``: the sampler calls the model twice at each level but the noisiest. ``parts`` of an ``AND`` prompt are rows
     of their own.
+    Of a ``part`` of the picture only that is kept.
     """
 
     height: int
@@ -46,6 +48,7 @@ class Picture:
     pass_name: str = "base"
     twice: bool = False
     parts: int = 1
+    part: Part | None = None
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -97,7 +100,7 @@ def tensors(plan: Plan, lineage: Lineage,
              picture: Picture) -> Iterator[tuple[str, torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of everything that is kept of a pass."""
     own = FLOATS[picture.element_size]
-    sites = [(site, described(how, tokens(site, lineage, picture), lineage.sites[site].width, own))
+    sites = [(site, described(how, tokens(site, lineage, picture), lineage.sites[site].width, own, picture.part))
              for site, how in plan.sites.items()]
     kinds = [kind for kind in picture.kinds if kind.branch in plan.branches]
     blocks, widths = plan.blocks, lineage.blocks
@@ -108,6 +111,8 @@ def tensors(plan: Plan, lineage: Lineage,
         for site, parts in sites:
             for name, (dtype, shape) in parts.items():
                 yield Key(picture.pass_name, call, site, kinds[which]).tensor_name(name), dtype, shape
+    if picture.part:
+        yield part_name(picture.pass_name), torch.uint8, picture.part.size
     if plan.trajectory:
         for call in range(picture.calls(part(picture.steps, plan.percent))):
             for kind in picture.kinds:
@@ -139,4 +144,5 @@ def manifest_text(plan: Plan, lineage: Lineage, pictures: tuple[Picture, ...],
         given[name] = {kind: [0] * count for kind in picture.kinds} if plan.trajectory else {}
         kept_as[name] = dict(plan.sites)
     return json.dumps(compose(lineage, _USUAL if provenance is None else provenance, plan, kept_as, nbytes, calls,
-                              given, "a" * 30, {each.pass_name: (each.height, each.width) for each in pictures}))
+                              given, "a" * 30, {each.pass_name: (each.height, each.width) for each in pictures},
+                              {each.pass_name: each.part.share for each in pictures if each.part}))

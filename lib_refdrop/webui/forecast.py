@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +39,8 @@ def forecast(host: Host, args: Sequence[Any], generation: Mapping[str, Any]) -> 
         if "denoising_strength" in generation and "enable_hr" not in generation:
             p.init_images = []  # a second pass has the same field, and a switch
         found = plan_for(p, settings, find_adapter(p), host.opts)
+        if settings.reference_mask != "":  # which is not looked at here
+            found = replace(found, sure=False)
     except RefDropError as problem:
         return str(problem)
     return " ".join(filter(None, [f"A Save of {p.width}×{p.height} in {p.steps} steps keeps {found}.",

@@ -14,6 +14,7 @@ from ..references.picture import CELL, size_for
 from ..references.plan import Plan, preset
 from ..references.sizes import Picture, estimate
 from ..settings import Settings
+from ..techniques.reference.masks import Mask
 from ..words import SettingsError, said
 from .steps import (
     Calls,
@@ -47,14 +48,16 @@ class Forecast:
 
 
 def plan_for(p: Any, settings: Settings, adapter: Adapter, opts: Any,
-             given: tuple[int, int] | None = None) -> Forecast:
+             given: tuple[int, int] | None = None, mask: Mask | None = None) -> Forecast:
     """``opts`` are the host's options; ``given`` is the width and height of a picture that is saved in place of what is
-    drawn. Raises :class:`SettingsError` where the budget is too small for anything."""
+    drawn, ``mask`` what of it is kept. Raises :class:`SettingsError` where the budget is too small for anything."""
     lineage = adapter.lineage(p)
     passes = [_base(p, adapter, opts)]
     if settings.enabled_hr and getattr(p, "enable_hr", False):
         passes.append(_hires(p, adapter))
     pictures = [_of_given(picture, given, lineage) if given else picture for picture, _ in passes]
+    if mask:
+        pictures = [replace(picture, part=mask.part((picture.height, picture.width))) for picture in pictures]
     sure = all(sure for _, sure in passes) and not _leaves_branches_out(p, opts)
     budget = int(settings.budget * MEGABYTE) or None
     if budget:

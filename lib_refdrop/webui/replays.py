@@ -69,7 +69,7 @@ class HostReplays(Replays):
         record, limit = reference.passes[pass_name], self._memory.budget.limit
         plan = replace(preset("Exact", lineage), percent=record.percent)
         picture = Picture(*reference.latent_size(pass_name), len(record.calls),
-                          element_size=self._element_size)
+                          element_size=self._element_size, part=reference.parts.get(pass_name))
         if limit is None or estimate(plan, lineage, picture) <= limit / 2:
             return plan
         plan = replace(within(limit // 2, lineage, picture, percent=record.percent), trajectory=False)

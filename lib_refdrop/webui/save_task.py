@@ -8,13 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..guides import Guide
 from ..hosts import Adapter
 from ..references.inversion import INVERSION
 from ..references.picture import digest, opened, pixels
 from ..techniques.reference.inverting import RECORDINGS, InvertedRecording, picture_record
+from ..techniques.reference.masks import Mask
 from ..techniques.reference.recording import Recording
 from ..techniques.technique import Outcome, Technique
 from ..words import Interrupted, SettingsError, said
+from .kept_masks import kept, with_masks
 from .messages import interrupted, logger, tell
 from .parameters import write
 from .plans import Forecast, picture_size, plan_for
@@ -34,12 +37,19 @@ class SaveTask(Task):
         self._recording: Recording | None = None
         self._notes = Outcome()
         self._picture: Image.Image | None = None
+        self._mask: Mask | None = None
         self._latent = torch.empty(0)  # the picture's, for the pass that runs
 
     def open(self) -> None:
         """Looks at the picture, so that a bad one is known before anything is computed."""
         if self.job.settings.picture:
             self._picture = opened(self.job.settings.picture)
+        settings = self.job.settings = with_masks(self.job.shelf, self.job.settings)
+        if settings.reference_mask != "":
+            self._mask = Mask.given(settings.reference_mask, "The reference's mask")
+        if settings.mask != "":
+            self._notes.note("The mask says where references act in a new picture, so it had no part in this Save; "
+                             "what is kept of a picture is chosen by the mask of the reference.")
 
     def check(self) -> None:
         check_words(self.job.settings.reference_mask_word, self.job.p)
@@ -65,14 +75,16 @@ class SaveTask(Task):
                                                       made["seed"])
             found = self._plan(sampling.adapter)
             writer = self.job.shelf.store(settings.store).writer(name, settings.replace, found.expected, found.limit)
+            part = self._mask.part if self._mask else None
             if self._picture:
                 made["picture"] = picture_record(self._picture, settings.picture_by, settings.picture_seed)
                 self._recording = RECORDINGS[settings.picture_by](sampling.lineage, made, found.plan, writer, 0,
-                                                                  lambda size: self._latent, settings.picture_seed)
+                                                                  lambda size: self._latent, settings.picture_seed,
+                                                                  part=part)
                 if isinstance(self._recording, InvertedRecording):
                     self._recording.progress = self._inverts  # type: ignore[method-assign]
             else:
-                self._recording = Recording(sampling.lineage, made, found.plan, writer)
+                self._recording = Recording(sampling.lineage, made, found.plan, writer, part=part)
         if self._picture:  # now: while the model is called there may be no room for the VAE
             self._latent = self._encoded(self._picture, sampling)
         word = word_in(settings.reference_mask_word, lambda: self.job.host.prompts(p))
@@ -104,17 +116,27 @@ class SaveTask(Task):
             self._notes.note(few)
         shelf.saved = Last(self.job.settings.store, self.job.settings.reference, saved.name)
         picture = digest(self._picture) if self._picture else ""
-        write(p, self.job.settings.infotext(saved.name, {"picture": picture}), self._notes.notes, only_first=True)
-        tell(p, " ".join([shelf.describe(saved, bool(picture)), recording.plan.explanation, *self._notes.notes]), shelf)
+        told = {"picture": picture, **({"reference_mask": self._number()} if self._mask else {})}
+        write(p, self.job.settings.infotext(saved.name, told), self._notes.notes, only_first=True)
+        part = [f"Its mask keeps {recording.share:.0%} of the picture."] if self._mask else []
+        tell(p, " ".join([shelf.describe(saved, bool(picture)), *part, recording.plan.explanation,
+                          *self._notes.notes]), shelf)
 
     def close(self) -> None:
         recording, self._recording = self._recording, None
         if recording is not None:
             recording.abort()
 
+    def _number(self) -> str:
+        """That of the mask, which is kept for who saves with these parameters again."""
+        numbered, problems = kept(self.job.shelf, [Guide(reference_mask=self.job.settings.reference_mask)])
+        for problem in problems:
+            self._notes.note(problem)
+        return numbered[0].reference_mask
+
     def _plan(self, adapter: Adapter) -> Forecast:
         return plan_for(self.job.p, self.job.settings, adapter, self.job.host.opts,
-                        self._picture.size if self._picture else None)
+                        self._picture.size if self._picture else None, self._mask)
 
     def _inverts(self, done: int, total: int) -> None:
         """Shows how far an inversion is. Raises :class:`Interrupted` when the user does."""

@@ -20,6 +20,7 @@ from lib_refdrop.references.codec import Representation
 from lib_refdrop.references.plan import Plan, preset
 from lib_refdrop.stores import DiskStore
 from lib_refdrop.techniques.reference.guidance import Guidance
+from lib_refdrop.techniques.reference.masks import Mask
 from lib_refdrop.techniques.reference.recording import Recording
 from lib_refdrop.techniques.sampling_pass import SamplingPass
 from lib_refdrop.words import RefDropError
@@ -85,9 +86,10 @@ class SmallModel:
             x = 0.5 * x + 0.5 * (uncond + 3 * (cond - uncond))
         return x
 
-    def record(self, plan: Plan, folder: Path, name: str) -> Path:
-        """A reference of a picture, in a file."""
-        recording = Recording(self.lineage, {"prompt": "a knight", "seed": 4}, plan, DiskStore(folder).writer(name))
+    def record(self, plan: Plan, folder: Path, name: str, mask: Mask | None = None) -> Path:
+        """A reference of a picture, or of what a mask leaves of it, in a file."""
+        recording = Recording(self.lineage, {"prompt": "a knight", "seed": 4}, plan, DiskStore(folder).writer(name),
+                              part=mask.part if mask else None)
         recording.begin_pass("base")
         sampling_pass = SamplingPass([recording])
         self.draw(sampling_pass, seed=4)
@@ -106,6 +108,9 @@ class SmallModel:
                 sites = dict.fromkeys(exact.sites, Representation.parse(what))
                 plan = replace(exact, sites=sites, trajectory=trajectory)
                 found.append(Forged.of(self.record(plan, Path(folder), f"seed-{number}")))
+            mask = Mask(torch.tensor([[0.0, 0.2, 1, 1], [0, 0.7, 1, 1]]))
+            found += [Forged.of(self.record(preset(how, self.lineage), Path(folder), f"masked-{how}", mask))
+                      for how in ("Exact", "Balanced", "Tiny")]
             tiny = preset("Tiny", self.lineage)
             found += [Forged.of(self.record(tiny, Path(folder), f"tiny-{number}")) for number in range(3)]
         older = Forged.of_format_1(found[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
 import time
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_refdrop.settings import Settings
+from lib_refdrop.webui.forecast import forecast
 from lib_refdrop.webui.kept_masks import KeptMasks
 
 from .conftest import Made, Studio
@@ -151,5 +154,39 @@ def test_a_bad_mask_is_a_sentence(studio, plain, settings, sentence) -> None:
     assert problem.status in (400, 422) and sentence in str(problem) and "\n" not in str(problem)
 
 
-def test_in_a_save_masks_say_nothing(studio) -> None:
-    assert "Saved reference 'hero'" in studio.draw({"mode": "Save", "reference": "hero", "mask": LEFT}).comments
+def test_where_it_acts_says_nothing_in_a_save_and_that_is_said(studio) -> None:
+    made = studio.draw({"mode": "Save", "reference": "hero", "mask": LEFT})
+    assert "Saved reference 'hero'" in made.comments and "had no part in this Save" in made.comments
+    assert "RefDrop mask" not in made.parameters[0]
+
+
+@pytest.mark.parametrize("settings", [{"keep": "Exact"}, {"keep": "Balanced"}, {"budget": 0.5}, {"keep": "Tiny"}],
+                         ids=str)
+def test_a_save_with_a_mask_keeps_that_part(studio, settings, caplog) -> None:
+    """Smaller, its size known before, the picture that is drawn the plain one; its parameters use it."""
+    payload, save = {"width": 104, "height": 72}, {"mode": "Save", "reference": "hero", **settings}
+    plain = studio.draw(**payload)
+    studio.draw({**save, "reference": "whole"}, **payload)
+    with caplog.at_level(logging.INFO, "RefDrop"):
+        made = studio.draw({**save, "reference_mask": SOFT}, **payload)
+    assert np.array_equal(made.pictures[0], plain.pictures[0])
+    assert "Its mask keeps 50 % of the picture." in made.comments
+    whole, part = ((studio.playground.refdrop_dir / f"{name}.safetensors").stat().st_size for name in ("whole", "hero"))
+    number, unit = re.search(r"RefDrop saves (?:about|at most) ([\d.]+) ([kM]B)", caplog.text).groups()
+    assert part == pytest.approx(float(number) * {"kB": 1e3, "MB": 1e6}[unit], rel=0.02)
+    assert part <= settings.get("budget", 9) * 1e6 and (part < 1.02 * whole if "budget" in settings or
+                                                        settings["keep"] == "Tiny" else part < 0.95 * whole)
+    again = studio.draw(infotext=made.parameters[0], **NURSE, **payload)
+    assert "Guided by 'hero' at 0.3, throughout" in again.comments
+    same = re.search("RefDrop reference mask: ([0-9a-f]{10})", made.parameters[0])[1]
+    assert "keeps 50 %" in studio.draw({**save, "reference_mask": same}, **payload).comments
+
+
+def test_the_panel_says_at_most_where_a_mask_will_leave_less(studio) -> None:
+    host = studio.playground.host
+    host.sd_model = studio.playground.model.pipeline
+    values = {name: default for name, default, _ in Settings.controls()} | {"mode": "Save", "keep": "Exact"}
+    page = {"steps": 4, "width": 64, "height": 64, "cfg_scale": 4.0, "sampler_name": "Euler"}
+    assert "keeps about" in forecast(host, list(values.values()), page)
+    values["kept_masks"] = "reference mask: 0123456789"
+    assert "keeps at most" in forecast(host, list(values.values()), page)

@@ -15,9 +15,10 @@ from torch import Tensor
 _LEAST = 1e-6  # of a variance
 
 
-def statistics(output: Tensor) -> Tensor:
-    """Of block outputs ``[B, C, ...]``, over all places: ``[B, 2, C]``."""
-    return _over_last(output.flatten(2).float())
+def statistics(output: Tensor, share: Tensor | None = None) -> Tensor:
+    """Of block outputs ``[B, C, ...]``, over all places: ``[B, 2, C]``; of each as much as its number in ``share``
+    says."""
+    return _over_last(output.flatten(2).float(), None if share is None else share.flatten() / share.sum())
 
 
 def token_statistics(tokens: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from ...model.sites import Block, Lineage, Site
 from ...references.codec import Representation, decode
 from ...references.manifest import kept_as, size_of
 from ...references.on_device import Ahead, KeyValues, Projected
+from ...references.part import Part
 from ...references.reference import STATISTICS, Key, Reference, Served, has_branch
 from ...references.replay import Replays, replay
 from ...words import ReferenceProblem, first_line, no_memory
@@ -214,6 +215,7 @@ class _Guide:
         if self.adapts and (strength.looks_at is not None or self._marked is not None):
             self.notes.append(f"AdaIN goes by all of reference {reference.name!r}: its mask chooses what attention "
                               "looks at.")
+        self._check_parts()
         self._features = reference
         self._ahead: Ahead | None = None
         self.due = self.acted = self.adapted = False  # a model call in which it was to act has come; it did; by AdaIN
@@ -226,6 +228,16 @@ class _Guide:
         self._serving: dict[Kind, Served] = {}  # in the model call that runs
         self._last: dict[Kind, Served] = {}  # in the last call that each kind of row was in
         self._projected = Projected()
+
+    def _check_parts(self) -> None:
+        """Raises :class:`ReferenceProblem` where nothing of what may be looked at was kept."""
+        part, looks_at = self.reference.parts.get(self.pass_name), self.strength.looks_at
+        if part is None or looks_at is None:
+            return
+        both = torch.minimum(part.over(part.size), looks_at.over(part.size, torch.device("cpu"))[:, 0])
+        if not float(both.max()) > 1 / 255:
+            raise ReferenceProblem(f"Reference {self.reference.name!r} was saved with a mask and keeps nothing of what "
+                                   "its mask here lets be looked at; take that out, or save it again.")
 
     def replayed(self, features: Reference) -> None:
         """The reference's features, computed from its trajectory."""
@@ -361,6 +373,9 @@ class _Guide:
     def _seen(self, site: Site, k: Tensor, v: Tensor,
               bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """What of a feature may be looked at. Raises :class:`ReferenceProblem` where its tokens are no places."""
+        part = self._features.parts.get(self.pass_name)
+        if part is not None:
+            return self._seen_of(part, site, k, v, bias)
         if self.strength.looks_at is None and self._marked is None:
             return k, v, bias
         grid = self._grid(site)
@@ -374,6 +389,19 @@ class _Guide:
                                    "are, so a part of it cannot be chosen; save it again, or take its mask out.")
         shares = [mask.over(grid, k.device) for mask in (self.strength.looks_at, self._marked) if mask]
         return looked_at(k, v, bias, shares[0] if len(shares) == 1 else shares[0] * shares[1])
+
+    def _seen_of(self, part: Part, site: Site, k: Tensor, v: Tensor,
+                 bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same where only a part of the picture was kept: what is beyond that no mask brings back."""
+        grid = self._grid(site)
+        if grid is None or part.count(grid) != len(k):
+            raise ReferenceProblem(f"Reference {self.reference.name!r} is damaged: its layer {site} has other tokens "
+                                   "than the mask leaves that it was saved with; save it again.")
+        kept = part.kept(grid)
+        share = part.over(grid)[kept]
+        for mask in filter(None, (self.strength.looks_at, self._marked)):
+            share = torch.minimum(share, mask.over(grid, share.device)[kept, 0])
+        return looked_at(k, v, bias, share[:, None])
 
     def _grid(self, site: Site) -> tuple[int, int] | None:
         """Rows and columns of a site's kept tokens in the reference's picture; None where that is not known."""

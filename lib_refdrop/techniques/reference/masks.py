@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...references.part import Part, counted
 from ...references.picture import decoded
 from ...words import ReferenceProblem, SettingsError, first_line
 from .rfg import token_grid, token_mask
@@ -68,6 +69,10 @@ class Mask:
             self._grids[key] = token_mask(self._picture, *grid).to(device)
         return self._grids[key]
 
+    def part(self, size: tuple[int, int]) -> Part:
+        """What it is of a picture whose latent has ``size`` (height, width)."""
+        return Part.of(token_mask(self._picture, *size).reshape(size))
+
     def where(self, tokens: int, size: tuple[int, int], device: torch.device) -> Tensor:
         """``[tokens, 1]``: of a layer of the picture that is drawn, whose latent has ``size`` (height, width). Raises
         :class:`ReferenceProblem` where its tokens are no grid of the picture."""
@@ -95,7 +100,7 @@ def looked_at(k: Tensor, v: Tensor, bias: Tensor | None, share: Tensor) -> tuple
     tokens. At least one token is left, that of the largest share.
     """
     share = share[:, 0].to(k.device)
-    kept = share > min(_LEAST, float(share.max()) / 2)
+    kept = counted(share)
     weights = share[kept]
     found = bias[kept] if bias is not None else None
     if bool((weights < 1).any()):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...model.layer import BlockListener, Listener, ModelCall, PromptInput, SiteInput
 from ...model.rows import COND, Kind
 from ...model.sites import Block, Lineage, Site
+from ...references.part import Part
 from ...references.picture import noised, seeded_noise
 from ...references.plan import Plan
 from ...stores import Writer
@@ -30,8 +31,9 @@ class PictureRecording(Recording):
     """
 
     def __init__(self, lineage: Lineage, provenance: dict, plan: Plan, writer: Writer | None, image: int,
-                 encode: Callable[[tuple[int, int]], Tensor], seed: int = 0, spread: float = 1.0) -> None:
-        super().__init__(lineage, provenance, plan, writer, image)
+                 encode: Callable[[tuple[int, int]], Tensor], seed: int = 0, spread: float = 1.0,
+                 part: Callable[[tuple[int, int]], Part] | None = None) -> None:
+        super().__init__(lineage, provenance, plan, writer, image, part)
         self._encode, self._seed, self._spread = encode, seed, spread
         self.latent = self._noise = torch.empty(0)
 

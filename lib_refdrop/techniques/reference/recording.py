@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from ...model.schedule import threshold
 from ...model.sites import Block, Lineage, Site
 from ...references.codec import Representation, encode
 from ...references.manifest import compose
+from ...references.part import NoPlaces, Part
 from ...references.plan import Plan
 from ...references.reference import (
     STATISTICS,
@@ -22,7 +23,10 @@ from ...references.reference import (
     RecordedCall,
     Reference,
     given_name,
+    is_feature,
+    is_part,
     is_trajectory,
+    part_name,
     passes_from,
     trajectory_name,
 )
@@ -44,7 +48,9 @@ class Recording(Technique):
     """
 
     def __init__(self, lineage: Lineage, provenance: dict, plan: Plan, writer: Writer | None = None,
-                 image: int = 0) -> None:
+                 image: int = 0, part: Callable[[tuple[int, int]], Part] | None = None) -> None:
+        """``part`` says what is kept of a picture whose latents have a height and width; None: all of it."""
+        self._part_of, self._parts = part, dict[str, Part]()  # by pass
         self.lineage, self.image, self.provenance, self.plan = lineage, image, provenance, plan
         self._blocks = plan.blocks
         self._writer = writer
@@ -75,11 +81,17 @@ class Recording(Technique):
         self.cross_sites = self._watch.sites if self._watch else ()
         self._marked.pop(name, None)
         self._drop([each for each in self._sizes if each.startswith(name + "/")])
+        self._parts.pop(name, None)
         self._contents = {key: number for key, number in self._contents.items() if key[0] != name}
         self._pass, self._calls[name], self._given[name], self._kept_as[name] = name, [], {}, {}
         self._levels[name] = Levels(self.plan, sigmas, self._room() is not None)
         self._now, self._outcome = {}, Outcome()
         self._left, self._most_a_call = None, 0
+
+    @property
+    def share(self) -> float:
+        """How much of the picture is kept."""
+        return min((part.share for part in self._parts.values()), default=1.0)
 
     @property
     def hears_blocks(self) -> bool:
@@ -158,14 +170,19 @@ class Recording(Technique):
         else:  # asked for, or nobody knows what K and V are made of
             representation, (k, v) = replace(representation, what="kv"), layer.key_values(row)
             count = len(k)
-        if representation.merges(count):
+        part = self._part(self._size)
+        if representation.merges(count) or part:
             try:
                 grid = token_grid(count, *self._size)
-            except ValueError:  # another extension has merged tokens (ToMe) or cut the picture: no parts to be found
+            except ValueError as error:
+                if part:
+                    raise NoPlaces from error
+                #   # another extension has merged tokens (ToMe) or cut the picture: no parts to be found
                 representation = replace(representation, pool=1, tokens=None)
         self._kept_as[self._pass][site] = representation
-        for part, value in encode(representation, hidden, k, v, grid).items():
-            if not self._keep(key.tensor_name(part), value):
+        kept = part.kept(representation.grid(*grid)) if part and grid else None
+        for name, value in encode(representation, hidden, k, v, grid, kept).items():
+            if not self._keep(key.tensor_name(name), value):
                 break
 
     def keep_block(self, call: int, block: Block, kind: Kind, output: Tensor) -> None:
@@ -174,7 +191,9 @@ class Recording(Technique):
         name = Key(self._pass, call, block, kind).tensor_name(STATISTICS)
         if block not in self._blocks or name in self._sizes:
             return
-        found = statistics(output[None])[0].cpu()
+        part = self._part(self._size)
+        share = None if part is None else part.over(output.shape[-2:]).to(output.device)
+        found = statistics(output[None], share)[0].cpu()
         if not torch.isfinite(found).all():
             raise ReferenceProblem("This generation has NaN or infinite numbers in its blocks, so it was not saved; "
                                    "try full precision (--no-half) or another model.")
@@ -231,10 +250,20 @@ class Recording(Technique):
             calls.append(call)
         return calls.index(call)
 
+    def _part(self, size: tuple[int, int]) -> Part | None:
+        """What is kept of this pass's picture, whose latents have ``size``; it is kept beside that."""
+        if self._part_of is None:
+            return None
+        if self._pass not in self._parts:
+            self._parts[self._pass] = self._part_of(size)
+            self._keep(part_name(self._pass), self._parts[self._pass].mask)
+        return self._parts[self._pass]
+
     def _see(self, call: int, kind: Kind, inputs: Mapping[str, Tensor]) -> None:
         """The model is called on ``inputs`` (see :meth:`Reference.inputs`): a part of the trajectory."""
         if trajectory_name(self._pass, call, "x", kind) in self._sizes:
             return
+        self._part((inputs["x"].shape[-2], inputs["x"].shape[-1]))
         for part in ("x", "t"):
             self._keep(trajectory_name(self._pass, call, part, kind), inputs[part])
         conditioning = {name: _own(value) for name, value in inputs.items() if name not in ("x", "t")}
@@ -260,7 +289,7 @@ class Recording(Technique):
                     raise
                 if gone == (self._pass, self._sigma):
                     self._now = {}
-                    if not is_trajectory(name):
+                    if is_feature(name):
                         return False
         else:
             self._held[name] = value
@@ -316,6 +345,8 @@ class Recording(Technique):
                 self._drop_level(pass_name, sigma, trajectory=True)
                 for numbers in self._given[pass_name].values():
                     numbers[:] = [-1 if calls[index].sigma == sigma else number for index, number in enumerate(numbers)]
+        if all(map(is_part, self._sizes)):  # which are nothing by themselves
+            self._drop(list(self._sizes))
         if not self._sizes and self._tiled:
             raise ReferenceProblem("The picture was made in tiles, of which no reference can be made, so none was "
                                    "saved; switch MultiDiffusion or Tiled Diffusion off for a Save.")
@@ -329,7 +360,8 @@ class Recording(Technique):
                         for kind, numbers in kinds.items()}
                  for name, kinds in self._given.items()}
         return compose(self.lineage, self.provenance, self.plan, self._kept_as, sum(self._sizes.values()), self._calls,
-                       given, name, self._pictures, self._marked)
+                       given, name, self._pictures, self._marked,
+                       {each: part.share for each, part in self._parts.items()})
 
 
 def _digest(conditioning: Mapping[str, Tensor]) -> bytes:
