@@ -30,6 +30,10 @@ draws the frames of a walk again, and stories, plain and as sequences: flicker a
     python examples/evaluate.py --words --seed 7 --pairs 32 --steps 8 --out DIR
 
 holds masks by the figure's word against the figures, and guides within them on either side: DIR/words.json.
+
+    python examples/evaluate.py --masks --seed 7 --pairs 32 --steps 8 --out DIR
+
+guides within a mask of the shirt, and by references of which the figure alone was kept: DIR/masks.json.
 """
 
 from __future__ import annotations
@@ -94,6 +98,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="compare a drawing as the reference with a generated one of the same description")
     parser.add_argument("--several", action="store_true", help="compare two references at once with either alone")
     parser.add_argument("--sequence", action="store_true", help="measure the flicker of frames, and stories")
+    parser.add_argument("--masks", action="store_true", help="measure what masks do, in Use and in Save")
     parser.add_argument("--words", action="store_true", help="masks by a word: what they cover, and what they leave")
     options = parser.parse_args(arguments)
     if options.size % 8 or options.size < 64:
@@ -105,9 +110,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.ablate is not None and options.open:
         parser.error("--open is of the evaluation and of --methods, not of --ablate")
     others = options.ablate is not None or options.methods is not None or options.open
-    own = options.pictures + options.several + options.sequence + options.words
+    own = options.pictures + options.several + options.sequence + options.words + options.masks
     if own > 1 or (own and others):
-        parser.error("--pictures, --several, --sequence and --words are measurements of their own; ask for one of "
+        parser.error("--pictures, --several, --sequence, --words and --masks are their own; ask for one of "
                      "them, without --ablate, --methods and --open")
     if options.words and options.url:
         parser.error("--words looks into references, which a web UI at --url does not show")
@@ -129,6 +134,8 @@ def main(arguments: list[str]) -> int:
                 return several(options)
             if options.sequence:
                 return sequence(options)
+            if options.masks:
+                return masks(options)
             if options.words:
                 return words(options)
             return evaluate(options) if options.ablate is None else ablate(options)
@@ -159,6 +166,13 @@ def sequence(options: argparse.Namespace) -> int:
     from demo import frames
 
     return _side_by_side(options, "sequence", frames.table, lambda client, recipe, reader, show: frames.compare(
+        client, recipe, reader, options.seed, options.pairs, show).report())
+
+
+def masks(options: argparse.Namespace) -> int:
+    from demo import masks as masked
+
+    return _side_by_side(options, "masks", masked.table, lambda client, recipe, reader, show: masked.compare(
         client, recipe, reader, options.seed, options.pairs, show).report())
 
 

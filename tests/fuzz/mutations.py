@@ -177,7 +177,7 @@ def another_type(chance: random.Random, forged: Forged) -> None:
     """The same bytes taken for other numbers; the last side grows or shrinks with their size, or there are too few."""
     raw = forged.tensors[_one(chance, forged)]
     dtype = chance.choice([*SIZES, "F4", "f16"])
-    if raw.shape and dtype in SIZES and chance.random() < 0.8:
+    if raw.shape and type(raw.shape[-1]) is int and dtype in SIZES and chance.random() < 0.8:
         bytes_in_row = raw.shape[-1] * SIZES.get(raw.dtype, 1)
         raw.shape = [*raw.shape[:-1], bytes_in_row // SIZES[dtype]]
     raw.dtype = dtype
