@@ -112,8 +112,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     others = options.ablate is not None or options.methods is not None or options.open
     own = options.pictures + options.several + options.sequence + options.words + options.masks
     if own > 1 or (own and others):
-        parser.error("--pictures, --several, --sequence, --words and --masks are their own; ask for one of "
-                     "them, without --ablate, --methods and --open")
+        parser.error("--pictures, --several, --sequence, --words and --masks are measurements of their own; ask for "
+                     "one of them, without --ablate, --methods and --open")
     if options.words and options.url:
         parser.error("--words looks into references, which a web UI at --url does not show")
     return options
