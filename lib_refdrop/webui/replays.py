@@ -40,7 +40,6 @@ class ReplayMemory:
         self.budget.put(key, features.nbytes, f"The replay of {features.name!r}", evict, user)
         self._kept[key] = features
 
-
     def forget(self, content: str) -> None:
         """Lets go of what a reference of that content was computed into."""
         for key in [key for key in self._kept if key[0] == content]:

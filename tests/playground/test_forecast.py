@@ -97,9 +97,10 @@ def test_steps_without_the_negative_half_make_it_at_most(studio, foretell) -> No
         assert 1.1 * written(studio) < told(foretell(mode="Save", keep="Exact"), "at most")
 
 
-@pytest.mark.parametrize("budget", [0.8, 1.2, 3.0, 9.0])
-@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM adaptive", "Restart"])
-def test_a_budget_is_never_exceeded(studio, foretell, budget, sampler) -> None:
+@pytest.mark.parametrize("sampler, budget", [
+    ("Euler", 0.8), ("Euler", 1.2), ("Euler", 3.0), ("Euler", 9.0), ("Heun", 0.8), ("Heun", 3.0),
+    ("DPM adaptive", 1.2), ("Restart", 1.2)])
+def test_a_budget_is_never_exceeded(studio, foretell, sampler, budget) -> None:
     generation = GENERATION | {"sampler_name": sampler, "steps": 20}
     line = foretell(generation, mode="Save", budget=budget)
     studio.draw({"mode": "Save", "reference": "hero", "budget": budget}, **generation)

@@ -26,10 +26,12 @@ def studio(studio: Studio) -> Small:
 
 @pytest.fixture
 def memory(playground):
-    """The store in RAM, empty before and after."""
+    """The store in RAM, empty before and after, with no replay of other tests beside it."""
     def empty() -> None:
         for name in playground.shelf.memory.names():
             playground.shelf.memory.delete(name)
+        for content, *_ in list(playground.shelf.replays._kept):
+            playground.shelf.replays.forget(content)
 
     empty()
     yield playground.shelf.memory

@@ -273,7 +273,7 @@ def test_nor_can_it_be_saved_or_kept_in_memory(tmp_path, what):
         assert store.names() == [] and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("version", ["1.1", 1.5, "3", 3, "2.0.1", 99, "1e3"])
+@pytest.mark.parametrize("version", ["1.1", 1.5, "4", 4, "2.0.1", 99, "1e3"])
 def test_a_file_of_a_newer_version(made, version):
     forged, path = made
     says(format=version)(forged)

@@ -78,7 +78,7 @@ def test_features_of_another_width_than_the_layers(model, tmp_path, what, part, 
 ])
 def test_a_trajectory_that_the_model_cannot_be_called_on(model, tmp_path, what, numbers, said):
     forged = seed_of(model, "tiny")
-    tensors = {name: numbers if name.split("/")[-1 if what == "context" else 2] == what else raw
+    tensors = {name: numbers if name.split("/")[-1 if what == "context" else -2] == what else raw
                for name, raw in forged.tensors.items()}
     forged = type(forged)(forged.manifest, tensors, forged.metadata)
     if said is None:
@@ -156,7 +156,7 @@ def test_memory_that_runs_out_in_a_layer_is_told_as_that(model, tmp_path, monkey
     run_out = OUT_OF_MEMORY[device]
     if where == "reading the file" and device in ("CUDA", "MPS", "DirectML"):
         pytest.skip("a file is read into the CPU's memory")
-    place = {"decode": ("lib_refdrop.techniques.reference.guidance.decode", run_out),
+    place = {"decode": ("lib_refdrop.techniques.reference.serving.decode", run_out),
              "a layer's projection": ("lib_refdrop.hosts.hooked_layer.HookedLayer.project", run_out),
              "reading the file": ("lib_refdrop.stores.reading.zlib.crc32", run_out)}[where]
     with DiskStore(tmp_path).using(path.stem) as reference:
