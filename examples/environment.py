@@ -168,7 +168,8 @@ def _brings(python: Path, package: str) -> set[str] | None:
 def _pip(python: Path, log: Path, what: str, arguments: list[str], optional: bool = False) -> bool:
     """Installs, with one line of progress; everything pip says goes to the log."""
     progress = _Progress(what)
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    # Not compiled beforehand: of these packages most modules are never imported, the others are compiled then.
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile"]
     if _pip_tells_progress(python):
         command += ["--progress-bar", "raw"]
     with log.open("a", encoding="utf-8") as out:

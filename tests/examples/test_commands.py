@@ -108,7 +108,7 @@ def test_quickstart_shows_the_product_at_work(tmp_path):
 def test_evaluate_writes_the_curve_and_the_same_one_again(tmp_path):
     curves = []
     for name in ("one", "two"):
-        answer = run("examples/evaluate.py", "--seed", "5", "--pairs", "2", "--steps", "4", "--coefficients=0,0.5",
+        answer = run("examples/evaluate.py", "--seed", "5", "--pairs", "2", "--steps", "3", "--coefficients=0,0.5",
                      "--out", str(tmp_path / name))
         assert answer.returncode == 0, answer.stderr
         report = json.loads((tmp_path / name / "report.json").read_text())

@@ -52,7 +52,7 @@ def test_saving_and_a_coefficient_of_zero_change_nothing(studio):
 @pytest.mark.parametrize("sampler", [each.name for each in SAMPLERS])
 def test_own_seed_gives_the_own_picture_at_every_coefficient(studio, sampler):
     saved = studio.save("hero", sampler_name=sampler)
-    for c in (0.7, -0.5):
+    for c in (0.7, -0.5) if sampler != "DPM adaptive" else (0.7,):  # which calls the model a hundred times
         again = studio.draw({"reference": "hero", "rfg": c}, sampler_name=sampler)
         assert furthest(again.pictures[0], saved.pictures[0]) <= 2
         assert "throughout" in again.comments
@@ -98,9 +98,9 @@ def test_a_picture_begun_from_another_gives_itself_again(studio, keep):
 
 def test_a_reference_serves_another_sampler_steps_batch_and_size(studio):
     studio.save("hero", steps=20, sampler_name="Euler")
-    other = dict(seed=11, steps=12, sampler_name="Heun", batch_size=4, width=192, height=96)
+    other = dict(seed=11, steps=6, sampler_name="Heun", batch_size=3, width=192, height=96)
     guided, plain = studio.draw({"reference": "hero", "rfg": 0.5}, **other), studio.draw(**other)
-    assert len(guided.pictures) == 4 and guided.pictures[0].shape == (96, 192, 3)
+    assert len(guided.pictures) == 3 and guided.pictures[0].shape == (96, 192, 3)
     assert all(furthest(one, two) > 20 for one, two in zip(guided.pictures, plain.pictures))
     assert "throughout" in guided.comments
 
