@@ -44,9 +44,11 @@ def test_a_name_goes_on_over_requests(webui: WebUI) -> None:
 
     named = {"sequence": "First and previous", "sequence_name": "frames", "rfg": 0.5}
     made = [frame(number, **named) for number in range(3)]
-    # AUTOMATIC1111 draws the encoded picture by random numbers that go on from request to request.
-    assert difference(made[0], frame(0)) < 1 < difference(made[1], frame(1))
-    assert "RefDrop RFG" not in made[0].parameters[0]
+    # Web UIs draw the encoded picture by random numbers that go on from request to request, and what comes of that is
+    # the more the less a model knows.
+    alone = [frame(0), frame(0)]
+    assert difference(made[0], alone[0]) <= 1 + 2 * difference(*alone)
+    assert ["RefDrop RFG" in each.parameters[0] for each in made] == [False, True, True]
     assert all(each.problem is None for each in made)
     assert "the first picture" in made[2].parameters[0] and "the previous picture" in made[2].parameters[0]
 
