@@ -39,15 +39,13 @@ def test_a_batch_count_is_a_sequence(webui: WebUI, plain: Made) -> None:
 
 def test_a_name_goes_on_over_requests(webui: WebUI) -> None:
     def frame(number: int, **settings) -> Made:
+        webui.draw(**TARGET, steps=1)  # encoding draws on by random numbers from where the request before left them
         pixels = np.full((128, 128, 3), 60 + 40 * number, np.uint8)
         return webui.draw(settings or None, **TARGET, init_images=[encoded(pixels)], denoising_strength=0.6, steps=5)
 
     named = {"sequence": "First and previous", "sequence_name": "frames", "rfg": 0.5}
     made = [frame(number, **named) for number in range(3)]
-    # Web UIs draw the encoded picture by random numbers that go on from request to request, and what comes of that is
-    # the more the less a model knows.
-    alone = [frame(0), frame(0)]
-    assert difference(made[0], alone[0]) <= 1 + 2 * difference(*alone)
+    assert difference(made[0], frame(0)) < 1 < difference(made[1], frame(1))
     assert ["RefDrop RFG" in each.parameters[0] for each in made] == [False, True, True]
     assert all(each.problem is None for each in made)
     assert "the first picture" in made[2].parameters[0] and "the previous picture" in made[2].parameters[0]
