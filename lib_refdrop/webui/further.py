@@ -11,6 +11,7 @@ import gradio as gr
 from ..guides import MOST, Guide, read, warning, written
 from ..settings import Control
 from ..words import SettingsError
+from .events import each_time
 
 ROWS = 3  # of MOST - 1: who has more writes them as text
 
@@ -18,7 +19,7 @@ ROWS = 3  # of MOST - 1: who has more writes them as text
 class Further:
     """``text`` is the setting; what is chosen in the rows is written into it, what is pasted there is shown in them.
 
-    Neither answers where the other says the same already, so that no change runs in a circle.
+    Rows answer only to people, the text not where the rows say the same: no change runs in a circle.
     """
 
     def __init__(self, default: str, control: Control, tab: str) -> None:
@@ -38,11 +39,13 @@ class Further:
     def connect(self, rfg: Any) -> None:
         """``rfg`` is the strength of the first reference, for the sum."""
         rows = [*self.names, *self.strengths]
-        for row in rows:
-            row.change(_into_text, inputs=[self.text, *rows], outputs=[self.text], show_progress="hidden")
-        self.text.change(_into_rows, inputs=[self.text, *rows], outputs=rows, show_progress="hidden")
+        for row in rows:  # of people alone: rows that the text fills would answer it one by one, half filled
+            row.input(_into_text, inputs=[self.text, *rows], outputs=[self.text], show_progress="hidden")
+        self.text.change(_into_rows, inputs=[self.text, *rows], outputs=rows, show_progress="hidden",
+                         **each_time(self.text.change))
         for component in (self.text, rfg):
-            component.change(_sum, inputs=[rfg, self.text], outputs=[self.sum], show_progress="hidden")
+            component.change(_sum, inputs=[rfg, self.text], outputs=[self.sum], show_progress="hidden",
+                             **each_time(component.change))
 
 
 def _into_text(text: str, *rows: Any) -> Any:

@@ -15,6 +15,7 @@ from ..guides import MASKS, kept_masks, kept_masks_text
 from ..references import names
 from ..settings import SCRIPT_NAME, Control, Settings
 from ..words import RefDropError
+from .events import each_time
 from .forecast import NEEDED, TYPED, forecast
 from .further import Further
 from .host import Host
@@ -44,7 +45,8 @@ class Panel:
     def listen_to(self, component: Any) -> None:
         """Tells what happened, and lists new references, whenever a component of the host changes."""
         component.change(self._refreshed, inputs=[self._control("store"), self._control("reference")],
-                         outputs=[self._control("reference"), self.status], show_progress="hidden")
+                         outputs=[self._control("reference"), self.status], show_progress="hidden",
+                         **each_time(component.change))
 
     def forecast_from(self, inputs: Mapping[str, Any]) -> None:
         """Keeps the line of size right, where the host has all of :data:`~lib_refdrop.webui.forecast.NEEDED`."""
@@ -63,7 +65,7 @@ class Panel:
                                                      "layer_middle", "layer_output", "keep", "budget")]
         for component in (*deciding, *(component for name, component in inputs.items() if name not in TYPED)):
             component.change(line, inputs=[*controls, *inputs.values()], outputs=[self.size],
-                             show_progress="hidden")
+                             show_progress="hidden", **each_time(component.change))
 
     def _refreshed(self, store: str, name: str | None) -> tuple[Any, str]:
         """The field follows a Save that was given a number because its name was taken: what is used next is what was
@@ -143,7 +145,7 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
     further.connect(made["rfg"])
     for component in (*(made[name] for name in SHOWN), loaded):
         component.change(partial(strength_map, host), inputs=[made[name] for name in SHOWN], outputs=[drawn],
-                         show_progress="hidden")
+                         show_progress="hidden", **each_time(component.change))
 
     def list_again(store: str) -> list[Any]:
         listed = shelf.names(store)
@@ -151,14 +153,15 @@ def build(host: Host, shelf: Shelf, tab: str) -> Panel:
 
     for event in (refresh.click, made["store"].change, loaded.change):
         event(list_again, inputs=[made["store"]], outputs=[status, made["reference"], *further.names],
-              show_progress="hidden")
+              show_progress="hidden", **each_time(event))
     # A picture is there to be saved, and gone when what was saved is to be used.
     made["picture"].upload(lambda: "Save", outputs=[made["mode"]], show_progress="hidden")
     made["mode"].change(lambda mode: gr.update(value=None) if mode == "Use" else gr.update(), inputs=[made["mode"]],
-                        outputs=[made["picture"]], show_progress="hidden")
+                        outputs=[made["picture"]], show_progress="hidden", **each_time(made["mode"].change))
     shown = [made[name] for name in MASKS]
     made["kept_masks"].change(lambda text: _shown(text, shelf), inputs=[made["kept_masks"]],
-                              outputs=[made["kept_masks"], *shown], show_progress="hidden")
+                              outputs=[made["kept_masks"], *shown], show_progress="hidden",
+                              **each_time(made["kept_masks"].change))
     # What stands there goes when parameters are pasted: it was for another picture.
     fields = [(made[name], _emptied if control.picture else paste_function(name, default, control))
               for name, default, control in known]

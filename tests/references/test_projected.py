@@ -8,7 +8,7 @@ import torch
 from lib_refdrop.hosts.hooked_layer import HookedLayer
 from lib_refdrop.references.on_device import Projected
 from lib_refdrop.references.plan import Recipe
-from lib_refdrop.techniques.reference import guidance as guide
+from lib_refdrop.techniques.reference import serving
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_steps_that_one_level_serves_share_its_k_and_v(studio, projections, monk
     reference, _ = studio.record(plan=Recipe(levels=2).plan("sparse", studio.lineage), steps=8)
     shared, _ = studio.use(reference, 0.4, seed=2, steps=8)
     assert len(projections) == 2 * 2 * len(studio.lineage.sites)  # two levels, two branches
-    monkeypatch.setattr(guide, "Projected", lambda: Projected(limit=0))
+    monkeypatch.setattr(serving, "Projected", lambda: Projected(limit=0))
     anew, _ = studio.use(reference, 0.4, seed=2, steps=8)
     assert len(projections) == (2 + 8) * 2 * len(studio.lineage.sites) and torch.equal(shared, anew)
 
