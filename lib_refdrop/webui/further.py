@@ -11,7 +11,7 @@ import gradio as gr
 from ..guides import MOST, Guide, read, warning, written
 from ..settings import Control
 from ..words import SettingsError
-from .events import each_time
+from .events import by_people, each_time, text_changes
 
 ROWS = 3  # of MOST - 1: who has more writes them as text
 
@@ -40,12 +40,11 @@ class Further:
         """``rfg`` is the strength of the first reference, for the sum."""
         rows = [*self.names, *self.strengths]
         for row in rows:  # of people alone: rows that the text fills would answer it one by one, half filled
-            row.input(_into_text, inputs=[self.text, *rows], outputs=[self.text], show_progress="hidden")
-        self.text.change(_into_rows, inputs=[self.text, *rows], outputs=rows, show_progress="hidden",
-                         **each_time(self.text.change))
-        for component in (self.text, rfg):
-            component.change(_sum, inputs=[rfg, self.text], outputs=[self.sum], show_progress="hidden",
-                             **each_time(component.change))
+            by_people(row)(_into_text, inputs=[self.text, *rows], outputs=[self.text], show_progress="hidden")
+        for event in text_changes(self.text):
+            event(_into_rows, inputs=[self.text, *rows], outputs=rows, show_progress="hidden", **each_time(event))
+        for event in (*text_changes(self.text), rfg.change):
+            event(_sum, inputs=[rfg, self.text], outputs=[self.sum], show_progress="hidden", **each_time(event))
 
 
 def _into_text(text: str, *rows: Any) -> Any:
