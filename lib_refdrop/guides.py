@@ -67,6 +67,11 @@ class Guide:
 
     def __str__(self) -> str:
         """As people are told of it: 'hero' at 0.3."""
+        return f"{self.name!r} {self.how}"
+
+    @property
+    def how(self) -> str:
+        """The same without the name."""
         where = [self.layers] if self.layers.strip().lower() not in ("", EVERYTHING.lower()) else []
         if (self.start, self.until) != (0, 1):
             where.append(f"from {self.start:.0%} to {self.until:.0%} of the schedule")
@@ -78,7 +83,7 @@ class Guide:
         where += [f"AdaIN {self.adain:g}"] if self.adain else []
         where += [f"AdaIN of queries and keys {self.adain_attention:g}"] if self.adain_attention else []
         how = f"at {self.rfg:g}" if self.blend == COEFFICIENT else f"joined, weight {self.weight:g}"
-        return f"{self.name!r} {how}" + (f" ({'; '.join(where)})" if where else "")
+        return how + (f" ({'; '.join(where)})" if where else "")
 
 
 _LIST = ("[", "{")  # how JSON begins

@@ -166,12 +166,11 @@ class SequenceTask(UseTask):
         """What its parameters say of a picture's place, and that they alone do not make it again."""
         which = f"sequence {self._pictures.name!r}" if self._pictures.name else "a sequence"
         if guides:
-            by = " and ".join(f"the {guide}".replace("'", "") for guide in guides)
+            by = " and ".join(f"the {guide.name} {guide.how}" for guide in guides)
             place = f"Picture {self._pictures.count + 1} of {which}" if self._pictures.count else f"Of {which}"
             return f"{place}: guided by {by}; only the whole sequence draws it again."
         if not self._goes_on and number + 1 >= int(getattr(self.job.p, "n_iter", 1)):
             return _ALONE if not number else ""
         begins = "" if self._references else ", drawn plain"
-        how = str(replace(main, name="")).removeprefix("'' ")
         by = by_which(self.job.settings.sequence)
-        return f"The first picture of {which}{begins}; later ones are guided by {by}, {how}."
+        return f"The first picture of {which}{begins}; later ones are guided by {by}, {main.how}."

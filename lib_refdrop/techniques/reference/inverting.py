@@ -16,6 +16,7 @@ from ...model.sites import Block, Site
 from ...references.inversion import INVERSION, NOISING, inverted
 from ...references.picture import digest
 from ...words import ReferenceProblem
+from ..technique import Outcome
 from .picturing import PictureRecording, put_in
 from .word_masks import Word
 
@@ -54,7 +55,7 @@ class InvertedRecording(PictureRecording):
                 if each.tiled or each.sigma in self._latents:
                     self.take(each)
 
-    def finish(self):
+    def finish(self) -> Outcome:
         """Raises :class:`ReferenceProblem` where the generation never came to the level that was to be its last."""
         outcome = super().finish()
         if self._waiting and not self._latents:
