@@ -21,6 +21,10 @@ from .provenance import differences
 from .replays import HostReplays
 from .task import NO_PASS, Job, Pass, Task
 
+_NEVER_CALLED = "The sampler never called the model, so nothing was guided; draw with more steps, or another sampler."
+_NEVER_RAN = ("The model's self-attention never ran, so nothing was guided; another extension may replace the model or "
+              "its attention.")
+
 
 class UseTask(Task):
     """References stay in use, in memory or open on the disk, from :meth:`open` to :meth:`close`."""
@@ -94,9 +98,7 @@ class UseTask(Task):
             said = f"Guided by {listed(self._guides)}, {_how_much(done)}."
             tell(p, " ".join([said, *done.notes]), shelf)
         elif not interrupted:
-            raise RefDropError(" ".join(done.notes)
-                               or "The model's self-attention never ran, so nothing was guided; another "
-                               "extension may replace the model or its attention.")
+            raise RefDropError(" ".join(done.notes) or (_NEVER_RAN if done.calls else _NEVER_CALLED))
 
     def _parameters(self) -> dict[str, Any]:
         """What the parameters of guided pictures say."""

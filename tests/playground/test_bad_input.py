@@ -120,3 +120,9 @@ def test_a_reference_that_is_silent_at_every_level_of_the_run_says_so(studio):
     with pytest.raises(ApiError) as caught:
         studio.draw_from(made.pictures[0], {"reference": "start"}, denoising_strength=0.3, steps=8)
     assert "'start' has no features at the noise levels of this run" in str(caught.value)
+
+
+def test_a_sampler_that_never_calls_the_model_is_told_as_that(studio):
+    studio.save("hero")
+    problem = studio.refusal({"reference": "hero"}, sampler_name="DPM adaptive", steps=1)
+    assert "The sampler never called the model" in str(problem)
